@@ -6,7 +6,7 @@
 __all__ = ['paired_cases', 'choose_cases', 'tally', 'gold_ids', 'first_rank', 'add_evidence', 'md_text', 'passage_md', 'found_md',
            'case_md', 'cases_md', 'plot_deltas', 'find_cases']
 
-# %% ../nbs/18_cases.ipynb #1c2360e5
+# %% ../nbs/18_cases.ipynb #a330f4d5
 import re
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -14,27 +14,24 @@ from typing import TYPE_CHECKING
 
 from .data import Collection, Qrels, Run, seeded_order
 from .records import Row
+from .stats import paired_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../nbs/18_cases.ipynb #1f1c7cfc
+# %% ../nbs/18_cases.ipynb #0232fd96
 def paired_cases(
     rows_a: Sequence[Row],  # measure rows of one model
     rows_b: Sequence[Row],  # and of another
     measure: str = "nDCG@10",
 ) -> list[Row]:  # case rows without a kind, in the order of `rows_a`
     "Join the measures of two models by query."
-    a, b = ({row["query_id"]: row for row in rows if row["measure"] == measure} for rows in (rows_a, rows_b))
-    if not a or not b:
-        known = sorted({row["measure"] for row in [*rows_a, *rows_b]})
-        raise ValueError(f"no values of {measure!r} for both models; these rows have {', '.join(known) or 'nothing'}")
-    if odd := sorted(a.keys() ^ b.keys()):
-        raise ValueError(f"both models need the same queries; {len(odd)} have only one, first {odd[0]!r}. "
-                         "Evaluate both on one collection")
-    return [{"query_id": q, "measure": measure, "model_a": a[q]["model"], "value_a": a[q]["value"],
-             "model_b": b[q]["model"], "value_b": b[q]["value"],
-             "delta": round(b[q]["value"] - a[q]["value"], 6)} for q in a]
+    if not rows_a or not rows_b:
+        raise ValueError(f"two models are compared; got {len(rows_a)} and {len(rows_b)} rows of measures. Run stage 17_evaluate first")
+    query_ids, a, b = paired_values(rows_a, rows_b, measure)
+    names = {"measure": measure, "model_a": rows_a[0]["model"], "model_b": rows_b[0]["model"]}
+    return [names | {"query_id": query_id, "value_a": x, "value_b": y, "delta": round(y - x, 6)}
+            for query_id, x, y in zip(query_ids, a, b, strict=True)]
 
 # %% ../nbs/18_cases.ipynb #71f98563
 def choose_cases(

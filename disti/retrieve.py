@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Ranking', 'Tokenize', 'SPACELESS', 'RUNS', 'RRF_K', 'FUSIONS', 'top_k', 'pairs_of', 'word_tokenizer', 'as_tokenize',
-           'BM25', 'bm25_index', 'bm25_run', 'bm25_scores', 'nearest', 'dense_run', 'rank_points', 'z_points', 'fuse',
-           'max_passage']
+           'choose_tokenizer', 'BM25', 'bm25_index', 'bm25_run', 'bm25_scores', 'nearest', 'dense_run', 'rank_points',
+           'z_points', 'fuse', 'max_passage', 'shrink']
 
-# %% ../nbs/04_retrieve.ipynb #811e893e
+# %% ../nbs/04_retrieve.ipynb #b813a408
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,9 +20,9 @@ import faiss
 import numpy as np
 import regex
 import Stemmer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .data import Run, parent
+from .data import Collection, Run, parent, sample
 
 # %% ../nbs/04_retrieve.ipynb #97e5e747
 Ranking = list[tuple[str, float]]
@@ -70,7 +70,7 @@ def word_tokenizer(
 
     return tokenize
 
-# %% ../nbs/04_retrieve.ipynb #82d6930c
+# %% ../nbs/04_retrieve.ipynb #7dcaf6aa
 def as_tokenize(
     tokenizer: Any,  # a Hugging Face tokenizer, or already a function from a text to tokens
 ) -> Tokenize:
@@ -81,6 +81,17 @@ def as_tokenize(
         return tokenizer
     raise ValueError(f"a tokenizer cuts a text into a list of tokens, got a {type(tokenizer).__name__}; "
                      "give a Hugging Face tokenizer or a function, such as word_tokenizer('german')")
+
+
+def choose_tokenizer(
+    name: str,  # "words" or "student"
+    language: str = "english",  # of the words
+    student: Any = None,  # the student's tokenizer
+) -> Tokenize:
+    "The tokenizer that a stage's parameters name."
+    if name not in ("words", "student"):
+        raise ValueError(f"no BM25 tokenizer {name!r}; choose from words, student")
+    return word_tokenizer(language) if name == "words" else as_tokenize(student)
 
 # %% ../nbs/04_retrieve.ipynb #6dc41031
 @dataclass(frozen=True)
@@ -244,3 +255,19 @@ def max_passage(
             best[parent(doc_id)] = max(score, best.get(parent(doc_id), -math.inf))
         folded[query_id] = top_k(np.array(list(best.values())), list(best), k)
     return folded
+
+# %% ../nbs/04_retrieve.ipynb #efad0f31
+def shrink(
+    collection: Collection,
+    n_queries: int = 0,  # judged queries to keep, sampled; 0: all, judged or not
+    n_docs: int = 0,  # passages to keep, at least those judged for these queries; 0: all
+    seed: int = 0,
+) -> Collection:
+    "A sampled slice of a collection, in the collection's order."
+    queries = sample(collection.qrels, n_queries, seed) if n_queries else list(collection.queries)
+    qrels = {q: collection.qrels[q] for q in queries if q in collection.qrels}
+    judged = {doc_id for grades in qrels.values() for doc_id in grades}
+    others, room = [doc_id for doc_id in collection.corpus if doc_id not in judged], n_docs - len(judged)
+    kept = judged.union(others if not n_docs else sample(others, room, seed) if room > 0 else [])
+    return Collection(collection.name, {d: text for d, text in collection.corpus.items() if d in kept},
+                      {q: collection.queries[q] for q in queries}, qrels)

@@ -1,0 +1,138 @@
+# The whole path on one page: which notebook runs after which, on what files.
+#   disti pipeline demo                                            with checks, a lock, the table at the end
+#   snakemake --cores 2 --configfile recipes/demo.yaml             the same rules, plain; --config scale=smoke steps=30
+# Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
+# stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
+import sys
+from disti.pipeline import data_files, job, read_recipe, resolve_recipe, value
+from disti.run import resource, stage_code
+
+by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
+recipe = resolve_recipe(config if "students" in config else read_recipe("demo"), sets=by_hand)
+
+RUN = f"{recipe['artifacts']}/{recipe['run']}"
+TRAINED = recipe["teacher"] == "train"  # else the teacher is a cross-encoder's folder or hub name
+FOLDS = range(value(recipe, "teach", "n_folds")) if TRAINED else []
+STUDENTS = recipe["students"]
+MODELS = ["bm25", "untrained", "teacher", *STUDENTS]
+DEMO = recipe["collection"] == "demo"
+DATA = [f"{file}.meta.json" if DEMO else str(file) for file in data_files(recipe)]
+MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "candidates-dev", "candidates-test")]
+CASES = [value(recipe, "cases", "model_a"), value(recipe, "cases", "model_b")]
+GAP = [value(recipe, "gap", "student"), value(recipe, "gap", "reference")]
+STAGE = f"{sys.executable} -m disti run {{params.stage}} --variant '{{params.variant}}' --json {{params.values:q}} 2>&1"
+
+
+wildcard_constraints:
+    model="|".join(MODELS),
+    student="|".join(["untrained", *STUDENTS]),
+    fold=r"\d+",
+
+
+rule all:
+    input:
+        expand(RUN + "/results/{file}", file=["measures.jsonl", "comparison.md", "comparison.json", "report.html"]),
+
+
+if DEMO:
+
+    rule demo_data:
+        output: DATA
+        params: folder=recipe["data_dir"], code=stage_code(resource("nbs/01b_docstrings.ipynb"))
+        shell: f"{sys.executable} -m disti demo-data --data-dir {{params.folder:q}} 2>&1"
+
+
+rule mine:
+    input: DATA
+    output: MINED
+    params: stage="mine", variant="", values=job(recipe, "mine"), code=stage_code("mine")
+    threads: recipe["threads"]
+    priority: 9
+    resources: gpu=1
+    shell: STAGE
+
+
+rule teach:  # one half of the queries each: every query is scored by the teacher that has not seen it
+    input: MINED
+    output: RUN + "/models/teacher-{fold}.meta.json"
+    params: stage="teach", variant="{fold}", values=job(recipe, "teach"), code=stage_code("teach")
+    threads: recipe["threads"]
+    priority: 8
+    resources: gpu=1
+    shell: STAGE + " -p fold {wildcards.fold}"
+
+
+rule score:
+    input: MINED, expand(RUN + "/models/teacher-{fold}.meta.json", fold=FOLDS)
+    output: [f"{RUN}/teacher-score/{split}.jsonl.meta.json" for split in ("train", "dev", "test")]
+    params: stage="score", variant="teacher", values=job(recipe, "score", scorer="teacher"), code=stage_code("score")
+    threads: recipe["threads"]
+    priority: 7
+    resources: gpu=1
+    shell: STAGE
+
+
+for name, entry in STUDENTS.items():
+
+    rule:
+        name: f"student_{name}"
+        input: MINED, rules.score.output if entry["stage"] == "distill" else []
+        output: f"{RUN}/models/{name}.meta.json"
+        params: stage=entry["stage"], variant=name, values=job(recipe, entry["stage"], name), code=stage_code(entry["stage"])
+        threads: recipe["threads"]
+        priority: 6
+        resources: gpu=1
+        shell: STAGE
+
+
+def trained(wildcards):  # the manifest of a student; the untrained one has none
+    name = dict(wildcards).get("student") or wildcards.model
+    return [f"{RUN}/models/{name}.meta.json"] if name in STUDENTS else []
+
+
+rule student_score:
+    input: MINED, trained
+    output: RUN + "/student-score/{student}-test.jsonl.meta.json"
+    params: stage="score", variant="{student}", values=job(recipe, "score"), code=stage_code("score")
+    threads: recipe["threads"]
+    resources: gpu=1
+    shell: STAGE + " -p scorer {wildcards.student}"
+
+
+def before(wildcards):  # the teacher reranks candidates below which the untrained student's ranking goes on; others are shown beside it
+    scores = list(rules.score.output) if wildcards.model == "teacher" else []
+    return scores + ([f"{RUN}/results/untrained/measures.jsonl.meta.json"] if wildcards.model != "untrained" else [])
+
+
+rule evaluate:
+    input: MINED, trained, before
+    output: RUN + "/results/{model}/measures.jsonl.meta.json"
+    params: stage="evaluate", variant="{model}", values=job(recipe, "evaluate"), code=stage_code("evaluate")
+    threads: recipe["threads"]
+    resources: gpu=1
+    shell: STAGE + " -p model_name {wildcards.model}"
+
+
+rule cases:
+    input: expand(rules.evaluate.output, model=CASES), rules.score.output
+    output: f"{RUN}/case-study/cases.jsonl.meta.json"
+    params: stage="cases", variant="", values=job(recipe, "cases"), code=stage_code("cases")
+    shell: STAGE
+
+
+rule gap:
+    input: rules.score.output, expand(rules.student_score.output, student=GAP)
+    output: f"{RUN}/gap/gap.jsonl.meta.json"
+    params: stage="gap", variant="", values=job(recipe, "gap"), code=stage_code("gap")
+    shell: STAGE
+
+
+rule compare:
+    input:
+        expand(rules.evaluate.output, model=MODELS),
+        expand(RUN + "/models/{student}.meta.json", student=STUDENTS),
+        rules.cases.output,
+        rules.gap.output,
+    output: rules.all.input
+    params: stage="compare", variant="", values=job(recipe, "compare", models=" ".join(MODELS)), code=stage_code("compare")
+    shell: STAGE

@@ -1,0 +1,99 @@
+"What the tests share: forked notebooks, the smoke run, the built site."
+import io
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+SMOKE = ROOT / "artifacts" / "smoke"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a process that is forked must not own threads
+os.environ["MPLBACKEND"] = "agg"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    "Two switches of our own."
+    parser.addoption("--nb-flags", default="", help="cells to run although settings.ini's tst_flags skips them: 'slow gpu'")
+    parser.addoption("--keep-smoke", action="store_true", help="use what is left of the last smoke run instead of starting over")
+
+
+def call(*words: str | Path, **more) -> subprocess.CompletedProcess:
+    "Run a command in the project's folder; its words come back, errors among them."
+    return subprocess.run([str(word) for word in words], cwd=more.pop("cwd", ROOT), text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, **more)
+
+
+@pytest.fixture(scope="session")
+def smoke(request: pytest.FixtureRequest) -> Path:
+    "The whole demo recipe at smoke size, once a session: what the stage notebooks read."
+    if SMOKE.exists() and not request.config.getoption("--keep-smoke"):
+        shutil.rmtree(SMOKE)
+    done = call(BIN / "disti", "pipeline", "recipes/demo.yaml", "--set", "scale=smoke", "run=smoke", timeout=900)
+    if done.returncode:
+        pytest.fail(f"the smoke run failed with exit code {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)
+    (SMOKE / "pipeline.log").write_text(done.stdout, encoding="utf-8")
+    return SMOKE
+
+
+@pytest.fixture(scope="session")
+def heavy_imports() -> None:
+    "Import torch and what is slow to import once: every forked notebook then starts in about no time."
+    import torch
+    torch.set_num_threads(1)
+    for name in ("sentence_transformers", "transformers", "peft", "datasets", "pandas", "matplotlib.pyplot", "seaborn", "nbdev.test"):
+        __import__(name)
+
+
+def notebook_child(path: Path, flags: list[str], log: int) -> None:
+    "In the child: send everything to `log`, then run the notebook as nbdev_test does."
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(fd, "wb", 0), write_through=True) for fd in (1, 2))
+    from nbdev.config import get_config
+    from nbdev.test import test_nb
+    config = get_config(path=str(path))
+    passed, _ = test_nb(path, skip_flags=config.tst_flags.split(), force_flags=flags, basepath=config.config_path)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if passed else 1)
+
+
+@pytest.fixture
+def run_notebook(request: pytest.FixtureRequest, heavy_imports: None):
+    "A function that runs one notebook in a process of its own and fails with its traceback."
+    def run(path: Path, seconds: float = 600) -> None:
+        flags = request.config.getoption("--nb-flags").split()
+        with tempfile.TemporaryFile("w+", errors="replace") as log:
+            child = multiprocessing.get_context("fork").Process(target=notebook_child, args=(path, flags, log.fileno()))
+            child.start()
+            child.join(seconds)
+            late = child.is_alive()
+            if late:
+                child.kill()
+                child.join()
+            log.seek(0)
+            words = log.read()
+        if late or child.exitcode:
+            why = f"no end after {seconds} s" if late else f"exit code {child.exitcode}"
+            pytest.fail(f"{path.name}: {why}\n{words[-8000:]}", pytrace=False)
+    return run
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "The site, built anew; a warning fails it."
+    out = tmp_path_factory.mktemp("site")
+    done = call(sys.executable, "docs/build.py", "--out", out, timeout=600)
+    (out / "build.log").write_text(done.stdout, encoding="utf-8")
+    if done.returncode:
+        pytest.fail(f"the documentation does not build without warnings:\n{done.stdout[-6000:]}", pytrace=False)
+    return out

@@ -1,0 +1,53 @@
+"The whole demo recipe at smoke size, through Snakemake and papermill: what it must leave behind, with numbers."
+import json
+from pathlib import Path
+
+import pytest
+from conftest import BIN, call
+
+MODELS = {"bm25", "untrained", "teacher", "distilled", "kl", "lora", "full"}
+
+
+def rows(path: Path) -> list[dict]:
+    "The rows of a JSONL file."
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_table_holds_every_model(smoke: Path) -> None:
+    table = json.loads((smoke / "results" / "comparison.json").read_text(encoding="utf-8"))
+    assert {row["model"] for row in table["rows"]} == MODELS
+    for row in table["rows"]:
+        assert all(0 <= row[measure] <= 1 for measure in ("nDCG@10", "MRR@10", "Recall@10")) and row["n_queries"] > 0
+        assert row["MRR@10"] <= row["nDCG@10"] + 1e-9 <= row["Recall@10"] + 1e-6, "one gold passage a query: MRR ≤ nDCG ≤ Recall"
+    assert table["tests"] and all(test["ci_low"] <= test["delta"] <= test["ci_high"] for test in table["tests"])
+    assert all(0 < test["p_randomisation"] <= 1 for test in table["tests"])
+
+
+def test_means_are_those_of_the_measures(smoke: Path) -> None:
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows(smoke / "results" / "measures.jsonl"):
+        values.setdefault((row["model"], row["measure"]), []).append(row["value"])
+    for row in json.loads((smoke / "results" / "comparison.json").read_text(encoding="utf-8"))["rows"]:
+        found = values[row["model"], "nDCG@10"]
+        assert len(found) == row["n_queries"] and sum(found) / len(found) == pytest.approx(row["nDCG@10"], abs=1e-3)
+
+
+@pytest.mark.parametrize("model", ["distilled", "kl", "lora", "full"])
+def test_loss_falls(smoke: Path, model: str) -> None:
+    losses = [row["loss"] for row in rows(smoke / "models" / f"{model}.history.jsonl")]
+    third = max(1, len(losses) // 3)
+    assert len(losses) > 1 and sum(losses[-third:]) < sum(losses[:third]), f"{model} does not learn: {losses}"
+
+
+def test_every_final_file_has_its_manifest(smoke: Path) -> None:
+    for path in ("results/comparison.json", "results/report.html", "models/distilled", "teacher-score/train.jsonl", "gap/gap.jsonl"):
+        manifest = json.loads((smoke / f"{path}.meta.json").read_text(encoding="utf-8"))
+        assert manifest["hash"].startswith("sha256:") and manifest["inputs"], f"{path}: {manifest}"
+    assert not list(smoke.rglob("*.tmp*")), "a temporary file was left behind"
+
+
+def test_second_call_has_nothing_to_do(smoke: Path) -> None:
+    before = (smoke / "results" / "comparison.json").stat().st_mtime_ns
+    done = call(BIN / "disti", "pipeline", "recipes/demo.yaml", "--set", "scale=smoke", "run=smoke", timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert (smoke / "results" / "comparison.json").stat().st_mtime_ns == before
