@@ -19,7 +19,7 @@ from .stats import paired_values
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../nbs/18_cases.ipynb #0232fd96
+# %% ../nbs/18_cases.ipynb #8bee67e4
 def paired_cases(
     rows_a: Sequence[Row],  # measure rows of one model
     rows_b: Sequence[Row],  # and of another
@@ -27,7 +27,8 @@ def paired_cases(
 ) -> list[Row]:  # case rows without a kind, in the order of `rows_a`
     "Join the measures of two models by query."
     if not rows_a or not rows_b:
-        raise ValueError(f"two models are compared; got {len(rows_a)} and {len(rows_b)} rows of measures. Run stage 17_evaluate first")
+        raise ValueError(f"two models are compared; got {len(rows_a)} and {len(rows_b)} rows of measures. "
+                         "Run stage 17_evaluate first")
     query_ids, a, b = paired_values(rows_a, rows_b, measure)
     names = {"measure": measure, "model_a": rows_a[0]["model"], "model_b": rows_b[0]["model"]}
     return [names | {"query_id": query_id, "value_a": x, "value_b": y, "delta": round(y - x, 6)}

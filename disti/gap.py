@@ -34,7 +34,7 @@ def list_ranks(
         ranks[place] = rank
     return ranks
 
-# %% ../nbs/19_gap.ipynb #87f81755
+# %% ../nbs/19_gap.ipynb #5bba3237
 def gap_rows(
     teacher: Sequence[Row],  # scored rows
     student: Sequence[Row],  # scored rows of the same lists
@@ -49,7 +49,8 @@ def gap_rows(
             raise RowError(f"query {query_id!r}: {model} has {came}. "
                            "Score both on the same candidates: run stage 13_score again")
         score_of = dict(zip(mate["doc_ids"], mate["scores"], strict=True))
-        columns = {"doc_id": doc_ids, "label": row["labels"], "teacher": row["scores"], "student": [score_of[d] for d in doc_ids]}
+        scores = [score_of[doc_id] for doc_id in doc_ids]
+        columns = {"doc_id": doc_ids, "label": row["labels"], "teacher": row["scores"], "student": scores}
         columns |= {f"{side}_rank": list_ranks(doc_ids, columns[side]) for side in ("teacher", "student")}
         rows += [{"query_id": query_id, **dict(zip(columns, values, strict=True)), "model": model}
                  for values in zip(*columns.values(), strict=True)]
@@ -121,7 +122,7 @@ def add_features(
         made.append(row | dict(zip(FEATURES, values, strict=True)))
     return made
 
-# %% ../nbs/19_gap.ipynb #f7509268
+# %% ../nbs/19_gap.ipynb #93f0416c
 def thirds(values: Sequence[float]) -> list[str]:  # a name for each value, such as "5 to 8"
     "Cut numbers into thirds that are named by what they hold; equal numbers stay together."
     numbers = np.asarray(values, float)
@@ -141,11 +142,13 @@ def slices(
     for feature in FEATURES:
         values = [row[feature] for row in rows]
         names = values if isinstance(values[0], str) else thirds(values)
-        for name in dict.fromkeys(name for _, name in sorted(zip(values, names, strict=True))):  # in the order of the values
-            here = np.flatnonzero([other == name for other in names])
-            table.append({"model": rows[0]["model"], "feature": feature, "slice": name + FEATURES[feature], "n_pairs": len(here),
-                          "n_queries": len({rows[i]["query_id"] for i in here}), "bias": round(float(moved[here].mean()), 4),
-                          "rank_gap": round(float(abs(moved[here]).mean()), 4), "mae": round(float(error[here].mean()), 4)})
+        in_order = dict.fromkeys(name for _, name in sorted(zip(values, names, strict=True)))
+        for name in in_order:
+            here = [i for i, other in enumerate(names) if other == name]
+            numbers = {"rank_gap": abs(moved[here]), "bias": moved[here], "mae": error[here]}
+            table.append({"model": rows[0]["model"], "feature": feature, "slice": name + FEATURES[feature],
+                          "n_pairs": len(here), "n_queries": len({rows[i]["query_id"] for i in here}),
+                          **{key: round(float(some.mean()), 4) for key, some in numbers.items()}})
     return table
 
 # %% ../nbs/19_gap.ipynb #f9d9b504
@@ -170,7 +173,7 @@ def compare_agreement(
             made.append({"a": student, "b": reference, "measure": measure, **numbers, "verdict": verdict(tested)})
     return made
 
-# %% ../nbs/19_gap.ipynb #a143d494
+# %% ../nbs/19_gap.ipynb #511d8741
 def gap_summary(
     rows: Sequence[Row],  # gap rows with error and features, of one or two students
     near: Sequence[Row],  # their agreement rows
@@ -188,10 +191,10 @@ def gap_summary(
                       "n_queries": n_varied, "n_constant": n_queries - n_varied})
         table += slices(mine)
     tests = compare_agreement(near, student, reference, seed) if reference else []
-    return {"student": student, "reference": reference, "n_queries": n_queries, "n_pairs": len(mine), "agreement": means,
-            "tests": tests, "slices": table}
+    return {"student": student, "reference": reference, "n_queries": n_queries, "n_pairs": len(mine),
+            "agreement": means, "tests": tests, "slices": table}
 
-# %% ../nbs/19_gap.ipynb #30d32a29
+# %% ../nbs/19_gap.ipynb #82efd15d
 def plot_slices(summary: Row) -> "Figure":
     "Rank gap by slice; the student's dot and the reference's."
     import matplotlib.pyplot as plt
@@ -200,8 +203,9 @@ def plot_slices(summary: Row) -> "Figure":
     names = list(dict.fromkeys(f"{row['feature']}: {row['slice']}" for row in table))
     figure, axes = plt.subplots(figsize=(5, 3.4), dpi=80, layout="constrained")
     for model, color in ((summary["reference"], "#b0b0b0"), (student, "#2a6f97")):
-        gaps = {f"{row['feature']}: {row['slice']}": row["rank_gap"] for row in table if row["model"] == model}
-        axes.scatter(list(gaps.values()), [names.index(name) for name in gaps], color=color, label=model or None, zorder=2)
+        gaps = [(row["rank_gap"], names.index(f"{row['feature']}: {row['slice']}")) for row in table if row["model"] == model]
+        if gaps:
+            axes.scatter(*zip(*gaps, strict=True), color=color, label=model, zorder=2)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)

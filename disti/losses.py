@@ -73,12 +73,13 @@ def taught(batch: Lists, loss: str) -> Tensor:  # [b, n]
                          "info_nce, bce")
     return batch.teacher
 
-# %% ../nbs/07_losses.ipynb #f5669613
+# %% ../nbs/07_losses.ipynb #a087cf55
 def paired(batch: Lists, loss: str) -> None:
     "Check that a loss on labels has something to compare."
     if not (batch.positive.any(1) & batch.negative.any(1)).any():
-        raise ValueError(f"{loss} needs a positive and a negative in a list; this batch of {len(batch.mask)} lists "
-                         f"has {int(batch.positive.sum())} positives and {int(batch.negative.sum())} negatives. Mine more?")
+        raise ValueError(f"{loss} needs a positive and a negative in a list; the {len(batch.mask)} lists of this batch "
+                         f"have {int(batch.positive.sum())} positives, {int(batch.negative.sum())} negatives. "
+                         "Mine more (n=...)?")
 
 
 def list_mean(values: Tensor, keep: Tensor) -> Tensor:

@@ -174,30 +174,30 @@ def value(recipe: Recipe, stage: str, name: str) -> Any:
     "A parameter as a stage will see it: from the recipe, else the stage's default."
     return job_values(recipe, stage).get(name, stage_params(stage)[name].default)
 
-# %% ../nbs/09b_pipeline.ipynb #23b7c592
+# %% ../nbs/09b_pipeline.ipynb #51e7e49a
 def data_files(recipe: Recipe) -> list[Path]:
-    "The four files of a collection."
-    data, name = project_root() / Path(recipe["data_dir"]).expanduser(), recipe["collection"]
+    "The four files of a collection, from the project's root."
+    data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
     finetune = value(recipe, "mine", "finetune") or name
     return [*(data / "eval" / name / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")), data / "finetune" / f"{finetune}.jsonl"]
 
 
 def check_data(recipe: Recipe) -> None:
     "Fail with one line when a collection is unknown, incomplete or breaks its contract."
-    files, name, data = data_files(recipe), recipe["collection"], Path(recipe["data_dir"]).expanduser()
+    files, name, root = data_files(recipe), recipe["collection"], project_root()
     if name == "demo":
         return
-    folders = sorted(path.name for path in (project_root() / data / "eval").glob("*") if path.is_dir())
+    folders = sorted(path.name for path in (root / files[0].parents[1]).glob("*") if path.is_dir())
     if name not in folders:
-        choose(name, ["demo", *folders], f"collection in {data / 'eval'}")
-    if missing := [os.path.relpath(file, project_root()) if not data.is_absolute() else str(file) for file in files if not file.exists()]:
+        choose(name, ["demo", *folders], f"collection in {files[0].parents[1]}")
+    if missing := [str(file) for file in files if not (root / file).exists()]:
         raise FileNotFoundError(f"collection {name!r} lacks {', '.join(missing)}; `disti demo-data` makes an example of each file")
-    mined = project_root() / recipe["artifacts"] / recipe["run"] / "hard-negative" / "groups.jsonl.meta.json"
-    if not mined.exists() or max(file.stat().st_mtime for file in files) > mined.stat().st_mtime:
-        load_collection(files[0].parent)
-        load_finetune(files[3])
+    mined = root / recipe["artifacts"] / recipe["run"] / "hard-negative" / "groups.jsonl.meta.json"
+    if not mined.exists() or max((root / file).stat().st_mtime for file in files) > mined.stat().st_mtime:
+        load_collection(root / files[0].parent)
+        load_finetune(root / files[3])
 
-# %% ../nbs/09b_pipeline.ipynb #1455e49d
+# %% ../nbs/09b_pipeline.ipynb #116a042c
 def planned(
     log: str,  # what `snakemake --dry-run` printed
 ) -> list[tuple[str, str]]:  # rule with its wildcards, reason
@@ -207,8 +207,9 @@ def planned(
         rule, _, rest = block.partition(":")
         wild = re.search(r"^    wildcards: .*?=(.*)$", rest, re.M)
         reason = re.search(r"^    reason: (.*)$", rest, re.M)
+        why = [re.sub(r"^(Missing output|Input) files.*", r"\1 files", part) for part in (reason[1].split("; ") if reason else [])]
         if rule != "all":
-            jobs.append((rule + (f" {wild[1]}" if wild else ""), reason[1] if reason else ""))
+            jobs.append((rule + (f" {wild[1]}" if wild else ""), " and ".join(why)))
     return jobs
 
 

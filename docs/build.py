@@ -1,5 +1,6 @@
-"""Build the site: nbdev processes the notebooks (hidden cells out, names linked), this script turns its Quarto dialect into
-MyST and its exported cells into documented definitions, and Sphinx makes pages of them. Any warning is an error."""
+"""Build the site: nbdev processes the notebooks (hidden cells out, names linked), this script turns its Quarto dialect
+into MyST and exported cells into documented definitions, and Sphinx makes pages of them. Any warning is an error."""
+
 import argparse
 import ast
 import json
@@ -28,8 +29,8 @@ def text(cell: Cell) -> str:
 
 
 def markdown(source: str) -> Cell:
-    "A markdown cell; Sphinx needs no ids."
-    return {"cell_type": "markdown", "metadata": {}, "source": source}
+    "A markdown cell; a page numbers its cells at the end."
+    return {"cell_type": "markdown", "id": "new", "metadata": {}, "source": source}
 
 
 def fenced(kind: str, body: str, mark: str = "`") -> str:
@@ -40,6 +41,7 @@ def fenced(kind: str, body: str, mark: str = "`") -> str:
 
 
 # Definitions ---------------------------------------------------------------------------------------------------------
+
 
 def comment_after(lines: list[str], line: int, column: int) -> str:
     "The comment that follows a parameter on its line, when nothing but a comma or a bracket stands between."
@@ -55,7 +57,9 @@ def parameters(node: ast.AST, lines: list[str]) -> Iterator[tuple[str, str]]:
         if own:
             yield from parameters(own, lines)
         for item in node.body:
-            if isinstance(item, ast.AnnAssign) and (words := comment_after(lines, item.end_lineno, item.end_col_offset)):
+            if isinstance(item, ast.AnnAssign) and (
+                words := comment_after(lines, item.end_lineno, item.end_col_offset)
+            ):
                 yield ast.unparse(item.target), words
         return
     args = node.args
@@ -109,7 +113,8 @@ def signature(node: ast.AST) -> str:
             inner = ast.unparse(own.args)
             return "(" + re.sub(r"^self(, )?", "", inner) + ")"
         if any("dataclass" in ast.unparse(deco) for deco in node.decorator_list) or any(
-                ast.unparse(base) == "NamedTuple" for base in node.bases):
+            ast.unparse(base) == "NamedTuple" for base in node.bases
+        ):
             fields = [ast.unparse(item) for item in node.body if isinstance(item, ast.AnnAssign)]
             return "(" + ", ".join(field for field in fields if "ClassVar" not in field) + ")"
         return ""
@@ -136,7 +141,7 @@ def described(source: str, known: dict[str, str]) -> list[Cell]:
         first = min([node.lineno, *(deco.lineno for deco in getattr(node, "decorator_list", []))])
         while first - 1 > last and lines[first - 2].startswith("#"):
             first -= 1  # the comment above belongs to it
-        piece = "\n".join(lines[first - 1:node.end_lineno])
+        piece = "\n".join(lines[first - 1 : node.end_lineno])
         if node.end_lineno == last:
             continue
         last = node.end_lineno
@@ -152,6 +157,7 @@ def described(source: str, known: dict[str, str]) -> list[Cell]:
 
 
 # Cells ---------------------------------------------------------------------------------------------------------------
+
 
 def callout(match: re.Match) -> str:
     "Quarto's callout as MyST's admonition."
@@ -170,13 +176,20 @@ def prose(source: str, names: dict[str, str]) -> str:
             return f"{{py:obj}}`{words.strip('`')} <disti.{page}.{name}>`"
         return f"[{words}]({names.get(page, page)}.ipynb)"
 
-    source = re.sub(r"\[([^\]]+)\]\(https?://[^)\s]+?/([\w.]+)\.html(?:#([\w.]+))?\)", lambda match: local(match)
-                    if match.group(2) in names and match.group(0).split("](")[1].startswith(SITE) else match.group(0), source)
+    source = re.sub(
+        r"\[([^\]]+)\]\(https?://[^)\s]+?/([\w.]+)\.html(?:#([\w.]+))?\)",
+        lambda match: (
+            local(match)
+            if match.group(2) in names and match.group(0).split("](")[1].startswith(SITE)
+            else match.group(0)
+        ),
+        source,
+    )
     return outside_links(source, NBS)
 
 
 def convert(name: str, processed: dict, names: dict[str, str]) -> dict:
-    "A processed notebook as a page: the order of the source notebook, the cells that nbdev left, definitions described."
+    "A processed notebook as a page: the order of the source, the cells that nbdev left, definitions described."
     notebook = json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))
     left = {cell["id"]: cell for cell in processed["cells"] if "id" in cell}
     whole = "\n".join(text(cell) for cell in notebook["cells"])
@@ -206,10 +219,14 @@ def convert(name: str, processed: dict, names: dict[str, str]) -> dict:
 
 # Pages ---------------------------------------------------------------------------------------------------------------
 
+
 def contents(pages: dict[str, list[str]]) -> str:
     "The hidden table of contents that makes the sidebar."
-    return "\n\n".join(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(names) + "\n```"
-                       for caption, names in pages.items() if names)
+    return "\n\n".join(
+        f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(names) + "\n```"
+        for caption, names in pages.items()
+        if names
+    )
 
 
 def page_groups() -> dict[str, list[str]]:
@@ -218,7 +235,9 @@ def page_groups() -> dict[str, list[str]]:
     groups = {"Start": ["index", "start"]}
     for caption, numbers in GROUPS.items():
         groups[caption] = [stem for stem in stems if re.match(r"\d\d", stem) and int(stem[:2]) in numbers]
-    groups["How to"] = ["your-data"] + [f"tutorials/{path.stem}" for path in sorted((NBS / "tutorials").glob("*.ipynb"))]
+    groups["How to"] = ["your-data"] + [
+        f"tutorials/{path.stem}" for path in sorted((NBS / "tutorials").glob("*.ipynb"))
+    ]
     return groups
 
 
@@ -257,12 +276,31 @@ def main() -> int:
     os.chdir(ROOT)
     print("docs: processing the notebooks", flush=True)
     from nbdev.serve import proc_nbs
+
     write_pages(Path(proc_nbs(n_workers=2)))
     print("docs: building the site", flush=True)
     from sphinx.cmd.build import main as sphinx
-    failed = sphinx(["-b", "html", "-W", "--keep-going", "-q", "-E", "-c", str(HERE), "-d", str(HERE / "_build" / "doctrees"),
-                     str(SRC), str(out)])
-    print("docs: failed, see the warnings above" if failed else f"docs: {out}/index.html", file=sys.stderr if failed else sys.stdout)
+
+    failed = sphinx(
+        [
+            "-b",
+            "html",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-E",
+            "-c",
+            str(HERE),
+            "-d",
+            str(HERE / "_build" / "doctrees"),
+            str(SRC),
+            str(out),
+        ]
+    )
+    print(
+        "docs: failed, see the warnings above" if failed else f"docs: {out}/index.html",
+        file=sys.stderr if failed else sys.stdout,
+    )
     return failed
 
 

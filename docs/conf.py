@@ -1,4 +1,5 @@
 "Sphinx over the pages that docs/build.py writes into docs/_src."
+
 import re
 from configparser import ConfigParser
 from html import escape

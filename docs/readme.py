@@ -1,4 +1,5 @@
 "README.md from nbs/index.ipynb: the same words on the project's front page and on the site's start page."
+
 import argparse
 import re
 import sys
@@ -30,12 +31,20 @@ def with_results(source: str) -> str:
 
 def outside_links(source: str, folder: Path) -> str:
     "On the site, a link to a file that is no page leads to the repository; links between pages stay."
+
     def target(match: re.Match) -> str:
         words, path, anchor = match.group(1), match.group(2), match.group(3) or ""
         where = (folder / path).resolve()
-        if path.endswith(".ipynb") or where.parent == ROOT / "docs" and path.endswith(".md") or ROOT not in where.parents:
+        if (
+            path.endswith(".ipynb")
+            or where.parent == ROOT / "docs"
+            and path.endswith(".md")
+            or ROOT not in where.parents
+        ):
             return f"[{words}]({Path(path).name if where.parent == ROOT / 'docs' else path}{anchor})"
-        return f"[{words}]({REPO}/{'tree' if where.is_dir() else 'blob'}/main/{where.relative_to(ROOT).as_posix()}{anchor})"
+        kind = "tree" if where.is_dir() else "blob"
+        return f"[{words}]({REPO}/{kind}/main/{where.relative_to(ROOT).as_posix()}{anchor})"
+
     return LINK.sub(target, source)
 
 
@@ -43,6 +52,7 @@ def readme() -> str:
     "The start notebook as markdown, its links relative to the repository's root."
     import nbformat
     from nbconvert import MarkdownExporter
+
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not re.search(r"^#\|\s*hide", cell.source, re.M)]
     source, _ = MarkdownExporter().from_notebook_node(notebook)
@@ -51,8 +61,13 @@ def readme() -> str:
     def rooted(match: re.Match) -> str:
         path = (ROOT / "nbs" / match.group(2)).resolve()
         return f"[{match.group(1)}]({path.relative_to(ROOT).as_posix()}{match.group(3) or ''})"
+
     source = LINK.sub(rooted, source)
-    return "<!-- Made from nbs/index.ipynb by docs/readme.py: edit there. -->\n\n" + re.sub(r"\n{3,}", "\n\n", source).strip() + "\n"
+    return (
+        "<!-- Made from nbs/index.ipynb by docs/readme.py: edit there. -->\n\n"
+        + re.sub(r"\n{3,}", "\n\n", source).strip()
+        + "\n"
+    )
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
 "A headless Chromium, driven through its own debugging protocol: open a page, ask it questions, take its picture."
+
 import base64
 import json
 import os
@@ -9,9 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--remote-debugging-port=0", "--remote-allow-origins=*",
-         "--disable-dev-shm-usage", "--window-size=1400,1000", "--hide-scrollbars")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+    "--disable-dev-shm-usage",
+    "--window-size=1400,1000",
+    "--hide-scrollbars",
+)
 
 
 def find_chromium() -> str | None:
@@ -25,9 +38,14 @@ class Browser:
 
     def __enter__(self) -> "Browser":
         from websocket import create_connection
+
         self.home = tempfile.mkdtemp(prefix="disti-chromium-")
-        self.process = subprocess.Popen([find_chromium() or "chromium", *FLAGS, f"--user-data-dir={self.home}", "about:blank"],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen(
+            [find_chromium() or "chromium", *FLAGS, f"--user-data-dir={self.home}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             port_file = Path(self.home, "DevToolsActivePort")
             self.wait(lambda: port_file.exists() and port_file.read_text().count("\n"), "the browser's port", 60)
@@ -67,7 +85,9 @@ class Browser:
     def open(self, url: str) -> None:
         "Open an address and wait until it has loaded."
         self.send("Page.navigate", url=url)
-        self.wait(lambda: self.ask("document.readyState") == "complete" and self.ask("location.href") != "about:blank", url)
+        self.wait(
+            lambda: self.ask("document.readyState") == "complete" and self.ask("location.href") != "about:blank", url
+        )
 
     def ask(self, script: str) -> Any:
         "The value of an expression in the page."
@@ -82,9 +102,24 @@ class Browser:
 
     def picture(self, path: str | Path, whole: bool = False) -> Path:
         "Save what is seen (or the whole page) as a PNG."
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(
-            {"clip": {"x": 0, "y": 0, "width": 1400, "height": min(self.ask("document.documentElement.scrollHeight"), 8000),
-                      "scale": 1}} if whole else {}))
+        shot = self.send(
+            "Page.captureScreenshot",
+            format="png",
+            captureBeyondViewport=whole,
+            **(
+                {
+                    "clip": {
+                        "x": 0,
+                        "y": 0,
+                        "width": 1400,
+                        "height": min(self.ask("document.documentElement.scrollHeight"), 8000),
+                        "scale": 1,
+                    }
+                }
+                if whole
+                else {}
+            ),
+        )
         Path(path).write_bytes(base64.b64decode(shot["data"]))
         return Path(path)
 
@@ -99,5 +134,5 @@ class Browser:
             except RuntimeError as error:  # the page is being replaced
                 if "context" not in str(error):
                     raise
-            time.sleep(.1)
+            time.sleep(0.1)
         raise TimeoutError(f"waited {seconds} s for {what}")

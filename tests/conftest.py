@@ -1,4 +1,5 @@
 "What the tests share: forked notebooks, the smoke run, the built site."
+
 import io
 import multiprocessing
 import os
@@ -22,14 +23,24 @@ os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     "Two switches of our own."
-    parser.addoption("--nb-flags", default="", help="cells to run although settings.ini's tst_flags skips them: 'slow gpu'")
-    parser.addoption("--keep-smoke", action="store_true", help="use what is left of the last smoke run instead of starting over")
+    parser.addoption(
+        "--nb-flags", default="", help="cells to run although settings.ini's tst_flags skips them: 'slow gpu'"
+    )
+    parser.addoption(
+        "--keep-smoke", action="store_true", help="use what is left of the last smoke run instead of starting over"
+    )
 
 
 def call(*words: str | Path, **more) -> subprocess.CompletedProcess:
     "Run a command in the project's folder; its words come back, errors among them."
-    return subprocess.run([str(word) for word in words], cwd=more.pop("cwd", ROOT), text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, **more)
+    return subprocess.run(
+        [str(word) for word in words],
+        cwd=more.pop("cwd", ROOT),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **more,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +59,18 @@ def smoke(request: pytest.FixtureRequest) -> Path:
 def heavy_imports() -> None:
     "Import torch and what is slow to import once: every forked notebook then starts in about no time."
     import torch
+
     torch.set_num_threads(1)
-    for name in ("sentence_transformers", "transformers", "peft", "datasets", "pandas", "matplotlib.pyplot", "seaborn", "nbdev.test"):
+    for name in (
+        "sentence_transformers",
+        "transformers",
+        "peft",
+        "datasets",
+        "pandas",
+        "matplotlib.pyplot",
+        "seaborn",
+        "nbdev.test",
+    ):
         __import__(name)
 
 
@@ -60,6 +81,7 @@ def notebook_child(path: Path, flags: list[str], log: int) -> None:
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(fd, "wb", 0), write_through=True) for fd in (1, 2))
     from nbdev.config import get_config
     from nbdev.test import test_nb
+
     config = get_config(path=str(path))
     passed, _ = test_nb(path, skip_flags=config.tst_flags.split(), force_flags=flags, basepath=config.config_path)
     sys.stdout.flush()
@@ -70,6 +92,7 @@ def notebook_child(path: Path, flags: list[str], log: int) -> None:
 @pytest.fixture
 def run_notebook(request: pytest.FixtureRequest, heavy_imports: None):
     "A function that runs one notebook in a process of its own and fails with its traceback."
+
     def run(path: Path, seconds: float = 600) -> None:
         flags = request.config.getoption("--nb-flags").split()
         with tempfile.TemporaryFile("w+", errors="replace") as log:
@@ -85,6 +108,7 @@ def run_notebook(request: pytest.FixtureRequest, heavy_imports: None):
         if late or child.exitcode:
             why = f"no end after {seconds} s" if late else f"exit code {child.exitcode}"
             pytest.fail(f"{path.name}: {why}\n{words[-8000:]}", pytrace=False)
+
     return run
 
 

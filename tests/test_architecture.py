@@ -1,4 +1,5 @@
 "The rules of the house, read from the files: the seam, the layers, the generated files, style and types."
+
 import ast
 import json
 import re
@@ -41,7 +42,11 @@ def imported(tree: ast.AST) -> set[str]:
     "The modules of disti that some code imports."
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and (node.level == 1 or node.module.split(".")[0] == "disti"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and (node.level == 1 or node.module.split(".")[0] == "disti")
+        ):
             name = node.module if node.level else node.module.partition(".")[2]
             found |= {name.split(".")[0]} if name else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -52,9 +57,13 @@ def imported(tree: ast.AST) -> set[str]:
 def halves(path: Path) -> tuple[list[dict], list[dict]]:
     "The cells above and below a stage's seam."
     found = cells(path)
-    seams = [place for place, cell in enumerate(found) if cell["cell_type"] == "markdown" and re.match(r"## Run\s*$", cell["source"].split("\n")[0])]
+    seams = [
+        place
+        for place, cell in enumerate(found)
+        if cell["cell_type"] == "markdown" and re.match(r"## Run\s*$", cell["source"].split("\n")[0])
+    ]
     assert len(seams) == 1, f"{path.name} has {len(seams)} headings '## Run'; a stage has exactly one seam"
-    return found[:seams[0]], found[seams[0]:]
+    return found[: seams[0]], found[seams[0] :]
 
 
 def name_of(path: Path) -> str:
@@ -69,12 +78,17 @@ def test_seam(path: Path) -> None:
     for cell in run:
         assert not EXPORT.search(cell["source"]), f"{path.name} exports below the seam:\n{cell['source']}"
         for node in ast.walk(code(cell["source"])):
-            assert not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)), \
+            assert not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)), (
                 f"{path.name} defines {node.name!r} below the seam; move it above and export it"
+            )
             if isinstance(node, (ast.For, ast.While)):
-                assert node.end_lineno - node.lineno < 3, f"{path.name}, a loop longer than 3 lines below the seam:\n{cell['source']}"
+                assert node.end_lineno - node.lineno < 3, (
+                    f"{path.name}, a loop longer than 3 lines below the seam:\n{cell['source']}"
+                )
     tagged = [cell for cell in above + below if "parameters" in cell["metadata"].get("tags", [])]
-    assert len(tagged) == 1 and tagged[0] in below, f"{path.name}: one cell tagged 'parameters', below the seam; found {len(tagged)}"
+    assert len(tagged) == 1 and tagged[0] in below, (
+        f"{path.name}: one cell tagged 'parameters', below the seam; found {len(tagged)}"
+    )
     lines = [line for cell in run if cell is not tagged[0] for line in cell["source"].splitlines() if line.strip()]
     assert len(lines) <= SEAM_LINES, f"{path.name} has {len(lines)} lines below the seam"
     assert "## In batch" in "\n".join(cell["source"] for cell in below), f"{path.name} lacks its section '## In batch'"
@@ -85,21 +99,34 @@ def test_parameters_are_plain(path: Path) -> None:
     cell = next(cell for cell in halves(path)[1] if "parameters" in cell["metadata"].get("tags", []))
     lines, names = cell["source"].splitlines(), []
     for node in code(cell["source"]).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
         assert isinstance(target, ast.Name), f"{path.name}: a parameter is NAME = LITERAL, not {ast.unparse(node)}"
         ast.literal_eval(node.value)
-        assert node.lineno == node.end_lineno and "#" in lines[node.lineno - 1][node.end_col_offset:], \
+        assert node.lineno == node.end_lineno and "#" in lines[node.lineno - 1][node.end_col_offset :], (
             f"{path.name}: {target.id} needs one line with a comment (unit, meaning)"
+        )
         names.append(target.id)
-    assert {"run", "artifacts", "seed"} <= set(names), f"{path.name}: every stage takes run, artifacts and seed; it has {names}"
+    assert {"run", "artifacts", "seed"} <= set(names), (
+        f"{path.name}: every stage takes run, artifacts and seed; it has {names}"
+    )
     assert len(names) == len(set(names)), f"{path.name}: a parameter is set twice in {names}"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down(name: str) -> None:
-    exported = [cell["source"] for cell in cells(MODULES[name]) if cell["cell_type"] == "code" and EXPORT.search(cell["source"])]
+    exported = [
+        cell["source"] for cell in cells(MODULES[name]) if cell["cell_type"] == "code" and EXPORT.search(cell["source"])
+    ]
     for other in set().union(*(imported(code(source)) for source in exported)):
-        assert ORDER[other] < ORDER[name], f"{MODULES[name].name} imports disti.{other}, of {MODULES[other].name}: a layer above"
+        assert ORDER[other] < ORDER[name], (
+            f"{MODULES[name].name} imports disti.{other}, of {MODULES[other].name}: a layer above"
+        )
 
 
 @pytest.mark.parametrize("path", STAGES, ids=name_of)
@@ -129,19 +156,26 @@ def test_command_line_starts_light() -> None:
     if not (ROOT / "disti" / "run.py").exists():
         pytest.skip("no disti.run yet")
     done = call(sys.executable, "-c", "import disti.run, sys; print(sorted({'torch', 'nbdev'} & set(sys.modules)))")
-    assert done.returncode == 0 and done.stdout.strip() == "[]", "the `disti` command must answer at once: " + done.stdout
+    assert done.returncode == 0 and done.stdout.strip() == "[]", (
+        "the `disti` command must answer at once: " + done.stdout
+    )
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     "Every file of a folder with its bytes."
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and "__pycache__" not in path.parts and ".ipynb_checkpoints" not in path.parts}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and ".ipynb_checkpoints" not in path.parts
+    }
 
 
 @pytest.mark.parametrize("command", ["nbdev_export", "nbdev_clean"])
 def test_generated_files_are_up_to_date(command: str, tmp_path: Path) -> None:
     for name in ("nbs", "disti"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        )
     for name in ("settings.ini", "setup.py", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     before = tree(tmp_path)
@@ -189,11 +223,18 @@ def test_notebooks_keep_no_trace_of_a_machine() -> None:
 
 def test_constraints_pin_every_requirement() -> None:
     from configparser import ConfigParser
+
     ini = ConfigParser(delimiters=["="])
     ini.read(ROOT / "settings.ini", encoding="utf-8")
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line for line in lines if not line.startswith("#")}
-    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in pinned.values()), "constraints are NAME==VERSION, no paths or tags"
-    needs = " ".join(ini["DEFAULT"][key] for key in ("requirements", "dev_requirements", "demo_requirements", "docs_requirements"))
-    missing = [need for need in needs.split() if re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~]", need)[0]).lower() not in pinned]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in pinned.values()), (
+        "constraints are NAME==VERSION, no paths or tags"
+    )
+    needs = " ".join(
+        ini["DEFAULT"][key] for key in ("requirements", "dev_requirements", "demo_requirements", "docs_requirements")
+    )
+    missing = [
+        need for need in needs.split() if re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~]", need)[0]).lower() not in pinned
+    ]
     assert not missing, f"constraints.txt lacks {', '.join(missing)}"

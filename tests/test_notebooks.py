@@ -1,11 +1,14 @@
 "Every notebook runs from top to bottom; stages find the files of a smoke run."
+
 import re
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in path.parts))
+NOTEBOOKS = sorted(
+    path for path in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in path.parts)
+)
 
 
 def reads_a_run(path: Path) -> bool:
@@ -22,7 +25,10 @@ def test_notebook(path: Path, run_notebook, request: pytest.FixtureRequest) -> N
 
 def test_a_failing_cell_fails_the_test(tmp_path: Path, run_notebook) -> None:
     import nbformat
-    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import torch\nassert torch.ones(2).sum() == 3, 'two, not three'")])
+
+    broken = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import torch\nassert torch.ones(2).sum() == 3, 'two, not three'")]
+    )
     nbformat.write(broken, tmp_path / "broken.ipynb")
     with pytest.raises(pytest.fail.Exception, match="two, not three"):
         run_notebook(tmp_path / "broken.ipynb")

@@ -1,4 +1,5 @@
 "The whole demo recipe at smoke size, through Snakemake and papermill: what it must leave behind, with numbers."
+
 import json
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def test_table_holds_every_model(smoke: Path) -> None:
     assert {row["model"] for row in table["rows"]} == MODELS
     for row in table["rows"]:
         assert all(0 <= row[measure] <= 1 for measure in ("nDCG@10", "MRR@10", "Recall@10")) and row["n_queries"] > 0
-        assert row["MRR@10"] <= row["nDCG@10"] + 1e-9 <= row["Recall@10"] + 1e-6, "one gold passage a query: MRR ≤ nDCG ≤ Recall"
+        assert row["MRR@10"] <= row["nDCG@10"] + 1e-9 <= row["Recall@10"] + 1e-6, (
+            "one gold passage a query: MRR ≤ nDCG ≤ Recall"
+        )
     assert table["tests"] and all(test["ci_low"] <= test["delta"] <= test["ci_high"] for test in table["tests"])
     assert all(0 < test["p_randomisation"] <= 1 for test in table["tests"])
 
@@ -40,7 +43,13 @@ def test_loss_falls(smoke: Path, model: str) -> None:
 
 
 def test_every_final_file_has_its_manifest(smoke: Path) -> None:
-    for path in ("results/comparison.json", "results/report.html", "models/distilled", "teacher-score/train.jsonl", "gap/gap.jsonl"):
+    for path in (
+        "results/comparison.json",
+        "results/report.html",
+        "models/distilled",
+        "teacher-score/train.jsonl",
+        "gap/gap.jsonl",
+    ):
         manifest = json.loads((smoke / f"{path}.meta.json").read_text(encoding="utf-8"))
         assert manifest["hash"].startswith("sha256:") and manifest["inputs"], f"{path}: {manifest}"
     assert not list(smoke.rglob("*.tmp*")), "a temporary file was left behind"

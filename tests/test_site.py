@@ -1,4 +1,5 @@
 "The site and the report as a reader meets them: in a browser, without a network."
+
 import functools
 import http.server
 import re
@@ -11,8 +12,14 @@ from browser import Browser, find_chromium
 from conftest import ROOT
 
 needs_browser = pytest.mark.skipif(find_chromium() is None, reason="no Chromium; on Debian: apt-get install chromium")
-PLOT = "[...document.querySelectorAll('.bd-article img')].filter(i => i.naturalWidth > 100 && i.getBoundingClientRect().width > 100).length"
-FOREIGN = "performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith(location.origin) && !n.startsWith('data:'))"
+PLOT = (
+    "[...document.querySelectorAll('.bd-article img')]"
+    ".filter(i => i.naturalWidth > 100 && i.getBoundingClientRect().width > 100).length"
+)
+FOREIGN = (
+    "performance.getEntriesByType('resource').map(e => e.name)"
+    ".filter(n => !n.startsWith(location.origin) && !n.startsWith('data:'))"
+)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -65,13 +72,17 @@ def test_no_directive_is_left_over(site: Path) -> None:
         words = article(path)
         for leftover in ("#|", ":::", "{.callout", "show_doc(", "{dropdown}", "{py:", "WARNING: THIS FILE"):
             assert leftover not in words, f"{path.name} shows {leftover!r}"
-        assert "#|" not in re.sub(r"<[^>]+>", "", path.read_text(encoding="utf-8")), f"{path.name} shows a directive in its code"
+        assert "#|" not in re.sub(r"<[^>]+>", "", path.read_text(encoding="utf-8")), (
+            f"{path.name} shows a directive in its code"
+        )
 
 
 def test_every_link_leads_somewhere(site: Path) -> None:
     dead = []
     for path in pages(site):
-        for target, anchor in re.findall(r'<a [^>]*href="(?!https?:|mailto:)([^"#]*)(?:#([^"]*))?"', path.read_text(encoding="utf-8")):
+        for target, anchor in re.findall(
+            r'<a [^>]*href="(?!https?:|mailto:)([^"#]*)(?:#([^"]*))?"', path.read_text(encoding="utf-8")
+        ):
             aim = (path.parent / target).resolve() if target else path
             if not aim.exists():
                 dead.append(f"{path.name} → {target}")
@@ -110,7 +121,9 @@ def test_search_finds_words_of_a_page(address: str, browser: Browser) -> None:
 
 @needs_browser
 def test_a_plot_is_seen(site: Path, address: str, browser: Browser) -> None:
-    with_plots = [path.relative_to(site).as_posix() for path in pages(site) if "_images/" in path.read_text(encoding="utf-8")]
+    with_plots = [
+        path.relative_to(site).as_posix() for path in pages(site) if "_images/" in path.read_text(encoding="utf-8")
+    ]
     assert with_plots, "no notebook shows a plot"
     for name in with_plots:
         browser.open(f"{address}/{name}")
@@ -120,7 +133,7 @@ def test_a_plot_is_seen(site: Path, address: str, browser: Browser) -> None:
 @needs_browser
 def test_a_cross_link_leads_to_its_page(address: str, browser: Browser) -> None:
     browser.open(f"{address}/00_records.html")
-    browser.ask("[...document.querySelectorAll('.bd-article a')].find(a => a.getAttribute('href').startsWith('01_data.html')).click()")
+    browser.ask("document.querySelector('.bd-article p a[href^=\"01_data.html\"]').click()")
     browser.until("location.pathname == '/01_data.html' && document.readyState == 'complete'")
     assert browser.ask("document.querySelector('h1').innerText").startswith("Collections")
 
@@ -129,18 +142,24 @@ def test_a_cross_link_leads_to_its_page(address: str, browser: Browser) -> None:
 def test_formulas_are_drawn(site: Path, address: str, browser: Browser) -> None:
     name = next(path.name for path in pages(site) if "<math" in path.read_text(encoding="utf-8"))
     browser.open(f"{address}/{name}")
-    assert browser.ask("Math.min(...[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().width))") > 0
+    assert (
+        browser.ask("Math.min(...[...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().width))") > 0
+    )
 
 
 @needs_browser
 def test_report(smoke: Path, browser: Browser) -> None:
     path = smoke / "results" / "report.html"
-    assert not re.search(r'(?:src|href)="(?!data:|#|https?://)[^"]', path.read_text(encoding="utf-8")), "the report is one file"
+    assert not re.search(r'(?:src|href)="(?!data:|#|https?://)[^"]', path.read_text(encoding="utf-8")), (
+        "the report is one file"
+    )
     browser.open(path.as_uri())
     table = browser.ask("[...document.querySelectorAll('table')].map(t => t.innerText).join('\\n')")
     for model in ("bm25", "untrained", "teacher", "distilled", "kl", "lora", "full"):
         assert re.search(rf"\b{model}\b", table, re.I), f"the report's tables lack {model}"
     assert browser.ask("performance.getEntriesByType('resource').filter(e => e.name.startsWith('http')).length") == 0
-    drawn = browser.ask("[...document.querySelectorAll('img, svg')].filter(i => i.getBoundingClientRect().width > 100"
-                        " && (i.tagName != 'IMG' || i.naturalWidth > 100)).length")
+    drawn = browser.ask(
+        "[...document.querySelectorAll('img, svg')].filter(i => i.getBoundingClientRect().width > 100"
+        " && (i.tagName != 'IMG' || i.naturalWidth > 100)).length"
+    )
     assert drawn > 0, "the report shows no plot"
