@@ -4,7 +4,7 @@
 # Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
-from disti.pipeline import data_files, job, read_recipe, resolve_recipe, value
+from disti.pipeline import data_files, job, main_student, read_recipe, resolve_recipe, value
 from disti.run import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
@@ -14,12 +14,12 @@ RUN = f"{recipe['artifacts']}/{recipe['run']}"
 TRAINED = recipe["teacher"] == "train"  # else the teacher is a cross-encoder's folder or hub name
 FOLDS = range(value(recipe, "teach", "n_folds")) if TRAINED else []
 STUDENTS = recipe["students"]
+MAIN = main_student(recipe)  # the one that cases, gap and report look at
 MODELS = ["bm25", "untrained", "teacher", *STUDENTS]
 DEMO = recipe["collection"] == "demo"
 DATA = [f"{file}.meta.json" if DEMO else str(file) for file in data_files(recipe)]
 MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "candidates-dev", "candidates-test")]
-CASES = [value(recipe, "cases", "model_a"), value(recipe, "cases", "model_b")]
-GAP = [value(recipe, "gap", "student"), value(recipe, "gap", "reference")]
+BASE = value(recipe, "cases", "model_a")  # what it is compared with, query by query
 STAGE = f"{sys.executable} -m disti run {{params.stage}} --variant '{{params.variant}}' --json {{params.values:q}} 2>&1"
 
 
@@ -114,16 +114,16 @@ rule evaluate:
 
 
 rule cases:
-    input: expand(rules.evaluate.output, model=CASES), rules.score.output
+    input: expand(rules.evaluate.output, model=[BASE, MAIN]), rules.score.output
     output: f"{RUN}/case-study/cases.jsonl.meta.json"
-    params: stage="cases", variant="", values=job(recipe, "cases"), code=stage_code("cases")
+    params: stage="cases", variant="", values=job(recipe, "cases", model_b=MAIN), code=stage_code("cases")
     shell: STAGE
 
 
 rule gap:
-    input: rules.score.output, expand(rules.student_score.output, student=GAP)
+    input: rules.score.output, expand(rules.student_score.output, student=[MAIN, "untrained"])
     output: f"{RUN}/gap/gap.jsonl.meta.json"
-    params: stage="gap", variant="", values=job(recipe, "gap"), code=stage_code("gap")
+    params: stage="gap", variant="", values=job(recipe, "gap", student=MAIN, reference="untrained"), code=stage_code("gap")
     shell: STAGE
 
 
@@ -134,5 +134,5 @@ rule compare:
         rules.cases.output,
         rules.gap.output,
     output: rules.all.input
-    params: stage="compare", variant="", values=job(recipe, "compare", models=" ".join(MODELS)), code=stage_code("compare")
+    params: stage="compare", variant="", values=job(recipe, "compare", models=" ".join(MODELS), main=MAIN), code=stage_code("compare")
     shell: STAGE

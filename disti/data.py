@@ -44,7 +44,7 @@ def texts(rows: Iterable[Row]) -> dict[str, str]:
     "Id → text of corpus or query rows."
     return {row["_id"]: passage_text(row) for row in rows}
 
-# %% ../nbs/01_data.ipynb #089a3d11
+# %% ../nbs/01_data.ipynb #16aa0d18
 def to_qrels(
     rows: Iterable[Row],
     queries: Mapping[str, str],  # known query ids
@@ -55,15 +55,22 @@ def to_qrels(
     qrels: Qrels = defaultdict(dict)
     for line, row in enumerate(rows, 1):
         query_id, doc_id = row["query-id"], row["corpus-id"]
-        for key, name, known, file in (("query-id", query_id, queries, "queries"), ("corpus-id", doc_id, corpus, "corpus")):
+        for key, name, known, file in (
+            ("query-id", query_id, queries, "queries"),
+            ("corpus-id", doc_id, corpus, "corpus"),
+        ):
             if name not in known:
-                raise RowError(f"{source}, line {line}: {key} {name!r} is not in {file}.jsonl; remove the judgement or add the row")
+                raise RowError(
+                    f"{source}, line {line}: {key} {name!r} is not in {file}.jsonl; remove the judgement or add the row"
+                )
         if doc_id in qrels[query_id]:
-            raise RowError(f"{source}, line {line}: query {query_id!r} judges {doc_id!r} twice; keep one judgement a pair")
+            raise RowError(
+                f"{source}, line {line}: query {query_id!r} judges {doc_id!r} twice; keep one judgement a pair"
+            )
         qrels[query_id][doc_id] = float(row["score"])
     return dict(qrels)
 
-# %% ../nbs/01_data.ipynb #e6038e4a
+# %% ../nbs/01_data.ipynb #c8000f0f
 def load_collection(
     folder: str | Path,  # holds corpus.jsonl, queries.jsonl, relevance.jsonl
     *,
@@ -75,7 +82,9 @@ def load_collection(
     corpus = texts(read_rows(folder / "corpus.jsonl", "corpus"))
     queries = texts(read_rows(folder / f"queries{ending}.jsonl", "queries"))
     path = folder / f"relevance{ending}.jsonl"
-    return Collection(name or folder.name, corpus, queries, to_qrels(read_rows(path, "relevance"), queries, corpus, path))
+    return Collection(
+        name or folder.name, corpus, queries, to_qrels(read_rows(path, "relevance"), queries, corpus, path)
+    )
 
 
 def write_collection(
@@ -88,12 +97,20 @@ def write_collection(
 ) -> list[Path]:  # the files written
     "Write a collection, or one split of it, in the layout that `load_collection` reads."
     folder, ending = Path(folder), f"-{split}" if split else ""
-    relevance = [{"query-id": q, "corpus-id": d, "score": grade} for q, docs in qrels.items() for d, grade in docs.items()]
-    files = [] if corpus is None else [write_rows(folder / "corpus.jsonl", [{"_id": i, "text": t} for i, t in corpus.items()], "corpus")]
-    return files + [write_rows(folder / f"queries{ending}.jsonl", [{"_id": i, "text": t} for i, t in queries.items()], "queries"),
-                    write_rows(folder / f"relevance{ending}.jsonl", relevance, "relevance")]
+    relevance = [
+        {"query-id": q, "corpus-id": d, "score": grade} for q, docs in qrels.items() for d, grade in docs.items()
+    ]
+    files = (
+        []
+        if corpus is None
+        else [write_rows(folder / "corpus.jsonl", [{"_id": i, "text": t} for i, t in corpus.items()], "corpus")]
+    )
+    return files + [
+        write_rows(folder / f"queries{ending}.jsonl", [{"_id": i, "text": t} for i, t in queries.items()], "queries"),
+        write_rows(folder / f"relevance{ending}.jsonl", relevance, "relevance"),
+    ]
 
-# %% ../nbs/01_data.ipynb #a3ca3f2a
+# %% ../nbs/01_data.ipynb #82422963
 @dataclass(frozen=True)
 class TrainingPairs:
     "A finetune file by query: texts by id, positives and given negatives of each query, and the split group."
@@ -111,7 +128,10 @@ def load_finetune(path: str | Path) -> TrainingPairs:
     for line, row in enumerate(read_rows(path, "finetune"), 1):
         anchor, given = row["anchor"].strip(), row.get("negatives") or []
         if not anchor or not row["positive"].strip() or not all(isinstance(text, str) for text in given):
-            raise RowError(f"{path}, line {line}, anchor {anchor[:60]!r}: anchor and positive must not be blank and negatives must be texts")
+            raise RowError(
+                f"{path}, line {line}, anchor {anchor[:50]!r}: anchor and positive must not be blank, "
+                "negatives must be texts"
+            )
         query_id, doc_id = text_id(anchor), text_id(row["positive"])
         pairs.queries[query_id], pairs.passages[doc_id], pairs.qrels[query_id][doc_id] = anchor, row["positive"], 1.0
         pairs.passages.update((text_id(text), text) for text in given)
@@ -143,7 +163,7 @@ def seeded_order(name: str, seed: int) -> str:
     "A hash that orders names at random, the same way on every machine."
     return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
 
-# %% ../nbs/01_data.ipynb #91963a4e
+# %% ../nbs/01_data.ipynb #47efd5b4
 def split_queries(
     pairs: TrainingPairs,
     *,
@@ -160,8 +180,10 @@ def split_queries(
         if len(dev) + len(members[name]) <= wanted:
             dev.update(members[name])
     if not dev:
-        raise ValueError(f"no dev queries: {len(pairs.qrels)} training queries fall into {len(members)} groups that share passages, "
-                         f"none of at most {wanted} queries; raise dev_fraction, or check that the positives differ")
+        raise ValueError(
+            f"no dev queries: {len(pairs.qrels)} training queries fall into {len(members)} groups that share passages, "
+            f"none of at most {wanted} queries; raise dev_fraction, or check that the positives differ"
+        )
     return [q for q in pairs.qrels if q not in dev], [q for q in pairs.qrels if q in dev]
 
 
@@ -173,7 +195,7 @@ def fold_of(
     "The fold that holds a training query out: teacher k is trained on every fold but k."
     return int(seeded_order(f"fold {query_id}", seed)[:8], 16) % n_folds
 
-# %% ../nbs/01_data.ipynb #a81e716b
+# %% ../nbs/01_data.ipynb #dd6653f9
 def normal(text: str) -> str:
     "A text as `overlap` compares it: NFKC, lower case, words only."
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower()))
@@ -186,8 +208,10 @@ def overlap(
     "Evaluation queries and passages that stand in the training pairs."
     anchors = set(map(normal, pairs.queries.values()))
     positives = {normal(pairs.passages[doc]) for docs in pairs.qrels.values() for doc in docs}
-    return {"queries": [q for q, text in collection.queries.items() if normal(text) in anchors],
-            "passages": [d for d, text in collection.corpus.items() if normal(text) in positives]}
+    return {
+        "queries": [q for q, text in collection.queries.items() if normal(text) in anchors],
+        "passages": [d for d, text in collection.corpus.items() if normal(text) in positives],
+    }
 
 
 def check_overlap(pairs: TrainingPairs, collection: Collection) -> dict[str, list[str]]:
@@ -195,11 +219,13 @@ def check_overlap(pairs: TrainingPairs, collection: Collection) -> dict[str, lis
     shared = overlap(pairs, collection)
     if shared["queries"]:
         first = shared["queries"][0]
-        raise ValueError(f"{len(shared['queries'])} evaluation queries are also training anchors, first {first!r}: "
-                         f"{collection.queries[first][:60]!r}; remove them from the finetune file, or the evaluation proves nothing")
+        raise ValueError(
+            f"{len(shared['queries'])} evaluation queries are also training anchors, first {first!r}: "
+            f"{collection.queries[first][:60]!r}; remove them from the finetune file, or the evaluation proves nothing"
+        )
     return shared
 
-# %% ../nbs/01_data.ipynb #bc4b2f85
+# %% ../nbs/01_data.ipynb #5f6cad9c
 CHUNK = re.compile(r"#\d+$")
 
 
@@ -210,7 +236,9 @@ def chunk_text(
 ) -> list[str]:
     "Cut a text into overlapping chunks of `words` words."
     if not 0 <= overlap_words < words:
-        raise ValueError(f"chunks of {words} words cannot overlap by {overlap_words}; the overlap must be smaller than the chunk")
+        raise ValueError(
+            f"chunks of {words} words cannot overlap by {overlap_words}; the overlap must be smaller than the chunk"
+        )
     units, glue = text.split(), " "
     if len(text) > 12 * max(1, len(units)):  # no spaces to speak of: Chinese, Japanese, Thai
         units, glue = [text[i : i + 2] for i in range(0, len(text), 2)], ""
@@ -222,18 +250,25 @@ def chunk_corpus(corpus: Mapping[str, str], words: int, overlap_words: int = 0) 
     "Every passage as chunks 'id#0', 'id#1', ...; 0 words leaves the corpus whole."
     if not words:
         return dict(corpus)
-    return {f"{doc_id}#{n}": chunk for doc_id, text in corpus.items() for n, chunk in enumerate(chunk_text(text, words, overlap_words))}
+    return {
+        f"{doc_id}#{n}": chunk
+        for doc_id, text in corpus.items()
+        for n, chunk in enumerate(chunk_text(text, words, overlap_words))
+    }
 
 
 def parent(chunk_id: str) -> str:
     "The document a chunk was cut from."
     return CHUNK.sub("", chunk_id)
 
-# %% ../nbs/01_data.ipynb #f0152e1c
+# %% ../nbs/01_data.ipynb #1d824d55
 def run_rows(run: Run) -> list[Row]:
     "A run as rows; ranks start at 1."
-    return [{"query_id": q, "doc_id": d, "rank": rank, "score": float(score)}
-            for q, ranked in run.items() for rank, (d, score) in enumerate(ranked, 1)]
+    return [
+        {"query_id": q, "doc_id": d, "rank": rank, "score": float(score)}
+        for q, ranked in run.items()
+        for rank, (d, score) in enumerate(ranked, 1)
+    ]
 
 
 def rows_run(rows: Iterable[Row]) -> Run:
@@ -243,7 +278,7 @@ def rows_run(rows: Iterable[Row]) -> Run:
         run[row["query_id"]].append((row["doc_id"], row["score"]))
     return dict(run)
 
-# %% ../nbs/01_data.ipynb #260d514c
+# %% ../nbs/01_data.ipynb #118ab2f7
 def from_beir(
     folder: str | Path,  # corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv
     out: str | Path,  # data/eval/NAME
@@ -254,8 +289,12 @@ def from_beir(
     path = folder / "qrels" / f"{split}.tsv"
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
     if wrong := next((n for n, line in enumerate(lines, 2) if len(line) != 3), 0):
-        raise RowError(f"{path}, line {wrong}: a BEIR judgement has three columns: query-id, corpus-id, score, split by tabs")
-    return write_judged(out, read_rows(folder / "corpus.jsonl", "corpus"), read_rows(folder / "queries.jsonl", "queries"), lines)
+        raise RowError(
+            f"{path}, line {wrong}: a BEIR judgement has three columns: query-id, corpus-id, score, split by tabs"
+        )
+    return write_judged(
+        out, read_rows(folder / "corpus.jsonl", "corpus"), read_rows(folder / "queries.jsonl", "queries"), lines
+    )
 
 
 def from_trec_qrels(path: str | Path) -> list[Row]:
@@ -270,8 +309,11 @@ def write_judged(out: Path, corpus: list[Row], queries: list[Row], judgements: l
     "Write a collection with only the queries that are judged."
     rows = [{"query-id": q, "corpus-id": d, "score": float(grade)} for q, d, grade in judgements]
     judged = {row["query-id"] for row in rows}
-    return [write_rows(out / "corpus.jsonl", corpus, "corpus"), write_rows(out / "relevance.jsonl", rows, "relevance"),
-            write_rows(out / "queries.jsonl", [row for row in queries if row["_id"] in judged], "queries")]
+    return [
+        write_rows(out / "corpus.jsonl", corpus, "corpus"),
+        write_rows(out / "relevance.jsonl", rows, "relevance"),
+        write_rows(out / "queries.jsonl", [row for row in queries if row["_id"] in judged], "queries"),
+    ]
 
 # %% ../nbs/01_data.ipynb #b00039fa
 def sample(

@@ -31,7 +31,7 @@ def choose_temperature(
     tau = tau or auto_temperature(scores)
     return tau, float(effective_list_size(scores, tau).median())
 
-# %% ../nbs/14_distill.ipynb #4748270c
+# %% ../nbs/14_distill.ipynb #a9020b88
 def distil(
     scored: Sequence[Row],  # kind scored: training lists
     queries: Mapping[str, str],
@@ -53,7 +53,25 @@ def distil(
     weights = parse_mix(loss)
     tau, size = choose_temperature(rows, tau_teacher)
     student = load_student(model, max_length=min(train_length, max_length))
-    steps = fit(student, rows, weights, settings, options=options_for(weights, tau=tau_student, tau_student=tau_student, tau_teacher=tau), checkpoints=checkpoints, history=history,
-                fingerprint={"model": str(model), "train_length": train_length, "rows": len(rows), "scores": text_id(str([row["scores"] for row in rows]))})
+    steps = fit(
+        student,
+        rows,
+        weights,
+        settings,
+        options=options_for(weights, tau=tau_student, tau_student=tau_student, tau_teacher=tau),
+        checkpoints=checkpoints,
+        history=history,
+        fingerprint={
+            "model": str(model),
+            "train_length": train_length,
+            "rows": len(rows),
+            "scores": text_id(str([row["scores"] for row in rows])),
+        },
+    )
     student.max_seq_length = max_length
-    return student, {"tau_teacher": round(tau, 4), "effective_list_size": round(size, 3), "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"]}
+    return student, {
+        "tau_teacher": round(tau, 4),
+        "effective_list_size": round(size, 3),
+        "first_loss": steps[0]["loss"],
+        "last_loss": steps[-1]["loss"],
+    }

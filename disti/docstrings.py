@@ -21,11 +21,20 @@ from pathlib import Path
 from .data import normal, seeded_order
 from .records import Row, at, file_hash, is_fresh, stamp, text_id, write_rows
 
-# %% ../nbs/01b_docstrings.ipynb #c285ff0c
-PACKAGES = {"stdlib": "", "numpy": "numpy", "scipy": "scipy", "pandas": "pandas", "sklearn": "scikit-learn",
-            "networkx": "networkx", "matplotlib": "matplotlib"}  # folder → distribution
-SKIP = re.compile(r"^(tests?|testing|_?vendor(ed)?|site-packages|idlelib|lib2to3|turtledemo|ensurepip|distutils|externals?|"
-                  r"_testing|benchmarks?|examples?|__pycache__|_pyrepl)$")
+# %% ../nbs/01b_docstrings.ipynb #2d39072e
+PACKAGES = {
+    "stdlib": "",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "pandas": "pandas",
+    "sklearn": "scikit-learn",
+    "networkx": "networkx",
+    "matplotlib": "matplotlib",
+}  # folder → distribution
+SKIP = re.compile(
+    r"^(tests?|testing|_?vendor(ed)?|site-packages|idlelib|lib2to3|turtledemo|ensurepip|distutils|externals?|"
+    r"_testing|benchmarks?|examples?|__pycache__|_pyrepl)$"
+)
 
 
 @dataclass(frozen=True)
@@ -39,25 +48,31 @@ class Documented:
 
 def documented(tree: ast.Module, module: str) -> Iterator[Documented]:
     "Public classes, functions and methods of a parsed file."
+
     def walk(body: Iterable[ast.AST], path: str) -> Iterator[Documented]:
         for node in body:
             if isinstance(node, ast.If | ast.Try | ast.With):
                 yield from walk(node.body, path)
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith(
+                "_"
+            ):
                 if text := ast.get_docstring(node):
                     yield Documented(module, path + node.name, text)
                 if isinstance(node, ast.ClassDef):
                     yield from walk(node.body, f"{path}{node.name}.")
+
     return walk(tree.body, "")
 
-# %% ../nbs/01b_docstrings.ipynb #5baf23cf
+# %% ../nbs/01b_docstrings.ipynb #b654985f
 def package_docs(name: str) -> Iterator[Documented]:
     "Every documented object of an installed package ('stdlib' is Python itself), in the order of its files."
     paths = sysconfig.get_paths()
     root = Path(paths["stdlib"]) if name == "stdlib" else Path(paths["purelib"]) / name
     if not root.is_dir():
-        raise FileNotFoundError(f"package {PACKAGES.get(name, name)} is not installed; "
-                                f"the demo's text comes from it: pip install {PACKAGES.get(name, name)}")
+        raise FileNotFoundError(
+            f"package {PACKAGES.get(name, name)} is not installed; "
+            f"the demo's text comes from it: pip install {PACKAGES.get(name, name)}"
+        )
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if any(map(SKIP.match, parts[:-1])) or parts[-1].startswith(("test", "conftest")):
@@ -69,17 +84,22 @@ def package_docs(name: str) -> Iterator[Documented]:
         prefix = () if name == "stdlib" else (name,)
         yield from documented(tree, ".".join(prefix + parts).removesuffix(".__init__"))
 
-# %% ../nbs/01b_docstrings.ipynb #fec5fbfd
+# %% ../nbs/01b_docstrings.ipynb #b3737931
 DROP = re.compile(r"^(see also|references|examples?|doctests?)$", re.I)
-HEAD = re.compile(r"^(Args|Arguments|Returns?|Raises|Yields?|Examples?|Notes?|Attributes|Parameters|See also|References)\s*::?\s*$")
-MARKUP = [(re.compile(pattern, re.M), by) for pattern, by in (
-    (r"^\s*(>>>|\.\.\.) .*$", ""),  # doctests
-    (r"\.\. [a-z-]+::[^\n]*", ""),  # directives
-    (r":[a-zA-Z:+]+:`~?([^`<]*?)(\s*<[^>`]*>)?`", r"\1"),  # roles
-    (r"[`*]+|[-=~]{3,}|\\\w+|%\(\w+\)s", " "),
-    (r"\{([^{}\n]{0,60})\}", r"\1"),
-    (r"\s+", " "),
-)]
+HEAD = re.compile(
+    r"^(Args|Arguments|Returns?|Raises|Yields?|Examples?|Notes?|Attributes|Parameters|See also|References)\s*::?\s*$"
+)
+MARKUP = [
+    (re.compile(pattern, re.M), by)
+    for pattern, by in (
+        (r"^\s*(>>>|\.\.\.) .*$", ""),  # doctests
+        (r"\.\. [a-z-]+::[^\n]*", ""),  # directives
+        (r":[a-zA-Z:+]+:`~?([^`<]*?)(\s*<[^>`]*>)?`", r"\1"),  # roles
+        (r"[`*]+|[-=~]{3,}|\\\w+|%\(\w+\)s", " "),
+        (r"\{([^{}\n]{0,60})\}", r"\1"),
+        (r"\s+", " "),
+    )
+]
 
 
 def plain(text: str) -> str:
@@ -88,7 +108,7 @@ def plain(text: str) -> str:
         text = pattern.sub(by, text)
     return text.strip()
 
-# %% ../nbs/01b_docstrings.ipynb #fe69bbda
+# %% ../nbs/01b_docstrings.ipynb #a628ffa7
 def without_sections(lines: list[str]) -> str:
     "The lines of a docstring without its examples, references and See Also."
     kept, drop, skip = [], False, False
@@ -114,9 +134,9 @@ def summary_and_body(docstring: str) -> tuple[str, str]:
     paragraph = plain("\n".join(lines[:end]))
     match = re.match(r"(.+?[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(\s+(?=[A-Z])|$)", paragraph)
     summary = match[1] if match else paragraph
-    return summary, f"{paragraph[len(summary):]} {plain(without_sections(lines[end:]))}".strip()
+    return summary, f"{paragraph[len(summary) :]} {plain(without_sections(lines[end:]))}".strip()
 
-# %% ../nbs/01b_docstrings.ipynb #0b21057f
+# %% ../nbs/01b_docstrings.ipynb #d23b5fbd
 STOCK = re.compile(r"^(deprecated|see |alias|todo|args|parameters|returns the|note|construct a|internal|wrapper)", re.I)
 
 
@@ -124,8 +144,13 @@ def fair_query(row: Row, counts: Counter) -> bool:
     "May this object's first sentence be asked?"
     words, last = normal(row["summary"]).split(), row["name"].split(".")[-1]
     coined = "_" in last or last != last.lower()
-    return (5 <= len(words) <= 30 and counts[" ".join(words)] == 1 and not STOCK.match(row["summary"])
-            and " ".join(words) not in normal(row["body"]) and not (coined and last.lower() in row["summary"].lower().split()))
+    return (
+        5 <= len(words) <= 30
+        and counts[" ".join(words)] == 1
+        and not STOCK.match(row["summary"])
+        and " ".join(words) not in normal(row["body"])
+        and not (coined and last.lower() in row["summary"].lower().split())
+    )
 
 
 def distinct(
@@ -144,7 +169,7 @@ def distinct(
                 gone.add(j)
     return [i for i in range(len(passages)) if i not in gone]
 
-# %% ../nbs/01b_docstrings.ipynb #3d315955
+# %% ../nbs/01b_docstrings.ipynb #719e6f46
 def docstring_rows(
     packages: Iterable[str] = tuple(PACKAGES),
     *,
@@ -157,16 +182,21 @@ def docstring_rows(
     for item in (item for package in packages for item in package_docs(package)):
         summary, body = summary_and_body(item.docstring)
         if len(body.split()) >= min_words:
-            found.setdefault(f"{item.module}.{item.name}",
-                             {"module": item.module, "name": item.name, "summary": summary, "body": body})
+            found.setdefault(
+                f"{item.module}.{item.name}",
+                {"module": item.module, "name": item.name, "summary": summary, "body": body},
+            )
     counts = Counter(normal(row["summary"]) for row in found.values())
-    rows = [row | {"body": " ".join(row["body"].split()[:body_words]), "query": fair_query(row, counts)} for row in found.values()]
+    rows = [
+        row | {"body": " ".join(row["body"].split()[:body_words]), "query": fair_query(row, counts)}
+        for row in found.values()
+    ]
     rows = [rows[i] for i in distinct([row["body"] for row in rows])]
     chosen = sorted(rows, key=lambda row: seeded_order(f"{row['module']}.{row['name']}", 0))[:max_passages]
     kept = {(row["module"], row["name"]) for row in chosen}
     return [row for row in rows if (row["module"], row["name"]) in kept]
 
-# %% ../nbs/01b_docstrings.ipynb #c5a184c9
+# %% ../nbs/01b_docstrings.ipynb #eb72f7ae
 def demo_collection(
     data_dir: str | Path = "data",
     *,
@@ -183,11 +213,30 @@ def demo_collection(
             row["_id"] = text_id(f"{row['module']}.{row['name']}")
         asked = [row for row in rows if row["query"]]
         test = {row["_id"] for row in asked if int(seeded_order(row["module"], 0)[:8], 16) < test_share * 16**8}
-        write_rows(files[0], [{"_id": row["_id"], "text": row["body"], "name": f"{row['module']}.{row['name']}"} for row in rows], "corpus")
-        write_rows(files[1], [{"_id": f"q{row['_id']}", "text": row["summary"]} for row in asked if row["_id"] in test], "queries")
-        write_rows(files[2], [{"query-id": f"q{i}", "corpus-id": i, "score": 1} for i in (r["_id"] for r in asked) if i in test], "relevance")
-        write_rows(finetune, [{"anchor": row["summary"], "positive": row["body"], "negatives": [], "group": row["module"]}
-                              for row in asked if row["_id"] not in test], "finetune")
+        write_rows(
+            files[0],
+            [{"_id": row["_id"], "text": row["body"], "name": f"{row['module']}.{row['name']}"} for row in rows],
+            "corpus",
+        )
+        write_rows(
+            files[1],
+            [{"_id": f"q{row['_id']}", "text": row["summary"]} for row in asked if row["_id"] in test],
+            "queries",
+        )
+        write_rows(
+            files[2],
+            [{"query-id": f"q{i}", "corpus-id": i, "score": 1} for i in (r["_id"] for r in asked) if i in test],
+            "relevance",
+        )
+        write_rows(
+            finetune,
+            [
+                {"anchor": row["summary"], "positive": row["body"], "negatives": [], "group": row["module"]}
+                for row in asked
+                if row["_id"] not in test
+            ],
+            "finetune",
+        )
         for file in files:
             stamp(file, stage="01b_docstrings", params=params)
     return {file.stem if file != finetune else "finetune": sum(1 for _ in open(file, "rb")) for file in files}
@@ -195,9 +244,13 @@ def demo_collection(
 
 def main(words: list[str] | None = None) -> None:
     "The command `disti demo-data`."
-    parser = argparse.ArgumentParser("disti demo-data", description="Write the demo's collection from installed packages' docstrings.")
+    parser = argparse.ArgumentParser(
+        "disti demo-data", description="Write the demo's collection from installed packages' docstrings."
+    )
     parser.add_argument("--data-dir", default="data", help="folder that holds eval/ and finetune/ (default: data)")
     folder = parser.parse_args(words).data_dir
     counts = demo_collection(folder)
-    print(f"demo collection in {folder}: {counts['corpus']} passages, {counts['queries']} test queries, "
-          f"{counts['finetune']} training pairs; corpus {file_hash(at(folder) / 'eval/demo/corpus.jsonl')[:19]}")
+    print(
+        f"demo collection in {folder}: {counts['corpus']} passages, {counts['queries']} test queries, "
+        f"{counts['finetune']} training pairs; corpus {file_hash(at(folder) / 'eval/demo/corpus.jsonl')[:19]}"
+    )

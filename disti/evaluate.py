@@ -165,7 +165,7 @@ def fold_judgements(collection: Collection) -> Collection:
             grades[parent(doc_id)] = max(grade, grades.get(parent(doc_id), grade))
     return replace(collection, qrels=qrels)
 
-# %% ../nbs/17_evaluate.ipynb #22f06028
+# %% ../nbs/17_evaluate.ipynb #6e19b623
 def hits_table(collection: Collection, run: Run, corpus: Mapping[str, str], n: int = 4) -> pd.DataFrame:
     "The first `n` judged queries: what came first, and where the first relevant passage stands."
     rows = []
@@ -183,18 +183,19 @@ def plot_values(
     measure: str = "nDCG@10",
 ) -> "Figure":
     "Values of all queries; with another model, their differences."
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
     before = {row["query_id"]: row["value"] for row in base if row["measure"] == measure}
     values = {row["query_id"]: row["value"] for row in rows if row["measure"] == measure}
     change = [value - before[query_id] for query_id, value in values.items() if query_id in before]
     shown = np.array(change if before else list(values.values()))
-    figure = Figure(figsize=(5, 2.6), dpi=80, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
     axes.hist(shown, bins=np.linspace(-1 if before else 0, 1, 21).tolist(), color="#4c72b0")
     title = f"{np.mean(shown == 0):.0%} of {len(shown)} queries score 0, {np.mean(shown == 1):.0%} score 1"
     if before:
         title = f"{(shown > 1e-9).sum()} queries better, {(shown < -1e-9).sum()} worse, of {len(shown)}"
         axes.axvline(0, color="black", linewidth=.8)
-    axes.set(title=title, xlabel=f"{measure} − {base[0]['model']}'s" if before else measure, ylabel="queries")
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel=f"{measure} − {base[0]['model']}'s" if before else measure, ylabel="queries")
+    plt.close(figure)  # the cell shows what it returns; left open it would be shown twice
     return figure

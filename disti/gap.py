@@ -194,7 +194,7 @@ def gap_summary(
     return {"student": student, "reference": reference, "n_queries": n_queries, "n_pairs": len(mine),
             "agreement": means, "tests": tests, "slices": table}
 
-# %% ../nbs/19_gap.ipynb #82efd15d
+# %% ../nbs/19_gap.ipynb #ff801119
 def plot_slices(summary: Row) -> "Figure":
     "Rank gap by slice; the student's dot and the reference's."
     import matplotlib.pyplot as plt
@@ -203,9 +203,10 @@ def plot_slices(summary: Row) -> "Figure":
     names = list(dict.fromkeys(f"{row['feature']}: {row['slice']}" for row in table))
     figure, axes = plt.subplots(figsize=(5, 3.4), dpi=80, layout="constrained")
     for model, color in ((summary["reference"], "#b0b0b0"), (student, "#2a6f97")):
-        gaps = [(row["rank_gap"], names.index(f"{row['feature']}: {row['slice']}")) for row in table if row["model"] == model]
-        if gaps:
-            axes.scatter(*zip(*gaps, strict=True), color=color, label=model, zorder=2)
+        mine = [row for row in table if row["model"] == model]
+        places = [names.index(f"{row['feature']}: {row['slice']}") for row in mine]
+        if mine:
+            axes.scatter([row["rank_gap"] for row in mine], places, color=color, label=model, zorder=2)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)

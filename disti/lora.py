@@ -17,7 +17,7 @@ from .models import add_lora, encode, load_student, merge_adapter
 from .records import Row, replacing
 from .training import Fit, fit, list_rows, options_for, parse_mix, sample_negatives
 
-# %% ../nbs/15_lora.ipynb #492432ba
+# %% ../nbs/15_lora.ipynb #e306bad3
 METHODS = ("lora", "full")
 
 
@@ -25,9 +25,13 @@ def prepare(student: SentenceTransformer, method: str, r: int, alpha: int) -> in
     "Put an adapter on the student, or leave all of it trainable."
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; choose from {', '.join(METHODS)}")
-    return add_lora(student, r=r, alpha=alpha) if method == "lora" else sum(p.numel() for p in student.parameters() if p.requires_grad)
+    return (
+        add_lora(student, r=r, alpha=alpha)
+        if method == "lora"
+        else sum(p.numel() for p in student.parameters() if p.requires_grad)
+    )
 
-# %% ../nbs/15_lora.ipynb #94b90c14
+# %% ../nbs/15_lora.ipynb #9cfd6888
 def check_merge(
     adapter: np.ndarray,  # [texts, dimensions] of the model with its adapter
     merged: np.ndarray,  # of the merged model
@@ -36,12 +40,18 @@ def check_merge(
     "Merged equals adapter to 1e-5 and differs from the base."
     to_adapter, to_base = float(np.abs(merged - adapter).max()), float(np.abs(merged - base).max())
     if to_adapter > 1e-5:
-        raise ValueError(f"the merged model differs from its adapter by {to_adapter:.1e}, more than 1e-5; keep the adapter and report this")
+        raise ValueError(
+            f"the merged model differs from its adapter by {to_adapter:.1e}, more than 1e-5; "
+            "keep the adapter and report this"
+        )
     if to_base < 1e-5:
-        raise ValueError(f"the merged model equals the untrained one to {to_base:.1e}: the adapter learned nothing or was lost; raise lr or steps")
+        raise ValueError(
+            f"the merged model equals the untrained one to {to_base:.1e}: the adapter learned nothing or was lost; "
+            "raise lr or steps"
+        )
     return {"merged_to_adapter": to_adapter, "merged_to_base": round(to_base, 4)}
 
-# %% ../nbs/15_lora.ipynb #147b6f42
+# %% ../nbs/15_lora.ipynb #5f74988d
 def tune(
     groups: Sequence[Row],  # kind group
     queries: Mapping[str, str],
@@ -66,19 +76,38 @@ def tune(
     student = load_student(model, max_length=min(train_length, max_length))
     facts: Row = {"trainable": prepare(student, method, r, alpha)}
     settings = replace(settings, freeze_words=settings.freeze_words and method == "full")
-    steps = fit(student, rows, parse_mix(loss), settings, options=options_for(parse_mix(loss), tau=tau_student), checkpoints=checkpoints, history=history,
-                fingerprint={"model": str(model), "method": method, "r": r, "alpha": alpha, "n_negatives": n_negatives,
-                             "train_length": train_length, "rows": len(rows)})
+    steps = fit(
+        student,
+        rows,
+        parse_mix(loss),
+        settings,
+        options=options_for(parse_mix(loss), tau=tau_student),
+        checkpoints=checkpoints,
+        history=history,
+        fingerprint={
+            "model": str(model),
+            "method": method,
+            "r": r,
+            "alpha": alpha,
+            "n_negatives": n_negatives,
+            "train_length": train_length,
+            "rows": len(rows),
+        },
+    )
     student.max_seq_length = max_length
     if method == "lora":
         facts |= save_merged(student, load_student(model, max_length=max_length), rows[0]["passages"], adapter)
     return student, facts | {"first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"]}
 
 
-def save_merged(student: SentenceTransformer, base: SentenceTransformer, texts: list[str], adapter: str | Path | None) -> Row:
+def save_merged(
+    student: SentenceTransformer, base: SentenceTransformer, texts: list[str], adapter: str | Path | None
+) -> Row:
     "Save the adapter, merge it into the student and check the merge on some texts."
     if adapter is not None:
         with replacing(adapter) as made:
             student.save_pretrained(str(made))
     before = encode(student, texts, precision="fp32")
-    return check_merge(before, encode(merge_adapter(student), texts, precision="fp32"), encode(base, texts, precision="fp32"))
+    return check_merge(
+        before, encode(merge_adapter(student), texts, precision="fp32"), encode(base, texts, precision="fp32")
+    )

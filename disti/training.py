@@ -7,13 +7,13 @@ __all__ = ['list_rows', 'sample_negatives', 'parse_mix', 'options_for', 'ListCol
            'PairCollator', 'RerankLoss', 'TrainingHistory', 'last_checkpoint', 'Fit', 'PairTrainer', 'arguments', 'fit',
            'agreement']
 
-# %% ../nbs/08_training.ipynb #f1155638
+# %% ../nbs/08_training.ipynb #ab6af4dc
 import inspect
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -33,10 +33,10 @@ from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from .losses import LOSSES, mix
-from .models import autocast, freeze_word_embeddings, has_fast_bf16, set_dropout
+from .models import freeze_word_embeddings, has_fast_bf16, set_dropout
 from .records import PARALLEL, Row, RowError, append_rows, read_partial, write_rows, write_text
 
-# %% ../nbs/08_training.ipynb #7b3ce01d
+# %% ../nbs/08_training.ipynb #634dc1c7
 def list_rows(
     groups: Sequence[Row],  # kind group or scored
     queries: Mapping[str, str],
@@ -46,11 +46,19 @@ def list_rows(
     rows = []
     for line, group in enumerate(groups, 1):
         if missing := [d for d in group["doc_ids"] if d not in corpus]:
-            raise RowError(f"group {line}, query_id {group['query_id']!r}: passage {missing[0]!r} is not in the corpus; mine again")
+            raise RowError(
+                f"group {line}, query_id {group['query_id']!r}: passage {missing[0]!r} is not in the corpus; mine again"
+            )
         if group["query_id"] not in queries:
             raise RowError(f"group {line}: query_id {group['query_id']!r} is not among the queries; mine again")
-        rows.append({"query": queries[group["query_id"]], "passages": [corpus[d] for d in group["doc_ids"]],
-                     "labels": [float(label) for label in group["labels"]], "scores": [float(s) for s in group.get("scores", [])]})
+        rows.append(
+            {
+                "query": queries[group["query_id"]],
+                "passages": [corpus[d] for d in group["doc_ids"]],
+                "labels": [float(label) for label in group["labels"]],
+                "scores": [float(s) for s in group.get("scores", [])],
+            }
+        )
     return rows
 
 # %% ../nbs/08_training.ipynb #361d9a70
@@ -68,7 +76,7 @@ def sample_negatives(
         drawn.append(group | {key: [group[key][i] for i in keep] for key in PARALLEL if key in group})
     return drawn
 
-# %% ../nbs/08_training.ipynb #667d78b4
+# %% ../nbs/08_training.ipynb #407c7036
 def parse_mix(
     text: str,  # "info_nce + 0.5 kl"
 ) -> dict[str, float]:  # loss name → weight
@@ -77,7 +85,9 @@ def parse_mix(
     for term in text.split("+"):
         match = re.fullmatch(r"\s*(?:(\d*\.?\d+)\s*\*?\s*)?([a-z_]+)\s*", term)
         if not match:
-            raise ValueError(f"cannot read {term.strip()!r} in the objective {text!r}; write for example: info_nce + 0.5 kl")
+            raise ValueError(
+                f"cannot read {term.strip()!r} in the objective {text!r}; write for example: info_nce + 0.5 kl"
+            )
         if match[2] not in LOSSES:
             raise ValueError(f"no loss {match[2]!r}; choose from {', '.join(LOSSES)}")
         weights[match[2]] = weights.get(match[2], 0.0) + float(match[1] or 1)
@@ -92,7 +102,7 @@ def options_for(
     known = {name: inspect.signature(LOSSES[name]).parameters for name in weights}
     return {name: {key: value for key, value in given.items() if key in known[name]} for name in weights}
 
-# %% ../nbs/08_training.ipynb #cfbd8428
+# %% ../nbs/08_training.ipynb #752c00c7
 @dataclass
 class ListCollator:
     "Batches of list rows for a student: features of queries, of passages by bucket, and how they belong together."
@@ -112,7 +122,9 @@ class ListCollator:
         passages = sorted({text for row in rows for text in row["passages"]}, key=lambda text: (len(text), text))
         at = {text: i for i, text in enumerate(passages)}
         batch = self.features("query", [row["query"] for row in rows], "query")
-        for number, part in enumerate(np.array_split(np.array(passages, dtype=object), min(self.buckets, len(passages)))):
+        for number, part in enumerate(
+            np.array_split(np.array(passages, dtype=object), min(self.buckets, len(passages)))
+        ):
             batch |= self.features(f"passage{number}", part.tolist(), "document")
         return batch | {"label": padded(rows, [[at[text] for text in row["passages"]] for row in rows])}
 
@@ -120,15 +132,20 @@ class ListCollator:
 def padded(rows: list[Row], index: list[list[int]]) -> dict[str, Tensor]:  # each [b, n]
     "Lists of different length as tensors: index, mask, labels, scores (NaN where there is none)."
     n = max(map(len, index))
+
     def fill(lists: list[list], empty: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor([list(values) + [empty] * (n - len(values)) for values in lists], dtype=dtype)
-    return {"index": fill(index, 0, torch.long), "mask": fill([[True] * len(i) for i in index], False, torch.bool),
-            "labels": fill([row["labels"] for row in rows], 0.0, torch.float32),
-            "scores": fill([row["scores"] for row in rows], float("nan"), torch.float32)}
 
-# %% ../nbs/08_training.ipynb #5677880f
+    return {
+        "index": fill(index, 0, torch.long),
+        "mask": fill([[True] * len(i) for i in index], False, torch.bool),
+        "labels": fill([row["labels"] for row in rows], 0.0, torch.float32),
+        "scores": fill([row["scores"] for row in rows], float("nan"), torch.float32),
+    }
+
+# %% ../nbs/08_training.ipynb #c9c10d89
 class DistillLoss(nn.Module):
-    "Adapter from a batch of `ListCollator` to the losses of `disti.losses`; works in anyone's SentenceTransformerTrainer."
+    "From a batch of `ListCollator` to the losses of `disti.losses`, in anyone's SentenceTransformerTrainer."
 
     def __init__(
         self,
@@ -151,20 +168,33 @@ class DistillLoss(nn.Module):
         return batch_terms(cosines, labels, self.weights, self.options)
 
 
-def batch_terms(cosines: Tensor, labels: dict[str, Tensor], weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+def batch_terms(
+    cosines: Tensor, labels: dict[str, Tensor], weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Tensor]:
     "The weighted terms of a batch from the cosines [b, passages] of all its queries and passages."
     index, mask, terms = labels["index"], labels["mask"], {}
     for name, weight in weights.items():
         own = {name: options[name]} if name in options else {}
-        if name == "info_nce":  # all passages of the batch; positives of the own list are known, everything else is a negative
-            every = torch.zeros_like(cosines).scatter_reduce(1, index, labels["labels"].float() * mask, "amax", include_self=True)
+        if (
+            name == "info_nce"
+        ):  # all passages of the batch; positives of the own list are known, everything else is a negative
+            every = torch.zeros_like(cosines).scatter_reduce(
+                1, index, labels["labels"].float() * mask, "amax", include_self=True
+            )
             _, made = mix(cosines, None, every, weights={name: weight}, options=own)
         else:
-            _, made = mix(cosines.gather(1, index), labels["scores"], labels["labels"], weights={name: weight}, options=own, mask=mask)
+            _, made = mix(
+                cosines.gather(1, index),
+                labels["scores"],
+                labels["labels"],
+                weights={name: weight},
+                options=own,
+                mask=mask,
+            )
         terms[name] = weight * made[name]
     return terms
 
-# %% ../nbs/08_training.ipynb #877e9b51
+# %% ../nbs/08_training.ipynb #d965ab2e
 @dataclass
 class PairCollator:
     "Batches of list rows for a cross-encoder: features of pairs by bucket, and their place in the lists."
@@ -175,7 +205,10 @@ class PairCollator:
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
 
     def __call__(self, rows: list[Row]) -> dict[str, Any]:
-        pairs = sorted({(row["query"], text) for row in rows for text in row["passages"]}, key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+        pairs = sorted(
+            {(row["query"], text) for row in rows for text in row["passages"]},
+            key=lambda pair: (len(pair[0]) + len(pair[1]), pair),
+        )
         at = {pair: i for i, pair in enumerate(pairs)}
         batch: dict[str, Any] = {}
         for number, part in enumerate(np.array_split(np.arange(len(pairs)), min(self.buckets, len(pairs)))):
@@ -188,17 +221,21 @@ class PairCollator:
 class RerankLoss(nn.Module):
     "Adapter from a batch of `PairCollator` to the losses of `disti.losses`, on logits."
 
-    def __init__(self, model: CrossEncoder, weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self, model: CrossEncoder, weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         super().__init__()
         self.model, self.weights, self.options = model, dict(weights), {k: dict(v) for k, v in (options or {}).items()}
 
     def forward(self, features: list[dict[str, Any]], labels: dict[str, Tensor]) -> dict[str, Tensor]:
         "Weighted terms over the lists."
         logits = torch.cat([self.model(dict(part))["scores"].float().view(-1) for part in features])[labels["index"]]
-        _, terms = mix(logits, labels["scores"], labels["labels"], weights=self.weights, options=self.options, mask=labels["mask"])
+        _, terms = mix(
+            logits, labels["scores"], labels["labels"], weights=self.weights, options=self.options, mask=labels["mask"]
+        )
         return {name: self.weights[name] * term for name, term in terms.items()}
 
-# %% ../nbs/08_training.ipynb #b61f8a58
+# %% ../nbs/08_training.ipynb #1e2e08d7
 class TrainingHistory(TrainerCallback):
     "Writes a history row whenever the trainer logs, and shows one progress bar."
 
@@ -215,7 +252,13 @@ class TrainingHistory(TrainerCallback):
         rows = [row for row in read_partial(self.path) if row["step"] <= state.global_step]
         write_rows(self.path, rows)  # rows after the checkpoint will be written again
         self.before, self.started = rows[-1]["seconds"] if rows else 0.0, time.time()
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=f"train {self.path.name.split('.')[0]}", unit="step", mininterval=2)
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=f"train {self.path.name.split('.')[0]}",
+            unit="step",
+            mininterval=2,
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
@@ -225,9 +268,21 @@ class TrainingHistory(TrainerCallback):
             return
         terms = {name: logs[name] for name in self.names if name in logs}
         seconds = time.time() - self.started
-        append_rows(self.path, [{"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), "loss": logs["loss"], "terms": terms,
-                                 "lr": logs.get("learning_rate", 0.0), "grad_norm": round(float(logs.get("grad_norm", 0.0)), 4),
-                                 "tokens_per_s": round(self.collator.tokens / max(seconds, 1e-9)), "seconds": round(self.before + seconds, 1)}])
+        append_rows(
+            self.path,
+            [
+                {
+                    "step": state.global_step,
+                    "epoch": round(state.epoch or 0.0, 4),
+                    "loss": logs["loss"],
+                    "terms": terms,
+                    "lr": logs.get("learning_rate", 0.0),
+                    "grad_norm": round(float(logs.get("grad_norm", 0.0)), 4),
+                    "tokens_per_s": round(self.collator.tokens / max(seconds, 1e-9)),
+                    "seconds": round(self.before + seconds, 1),
+                }
+            ],
+        )
         self.bar.set_postfix(loss=logs["loss"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -253,7 +308,7 @@ def last_checkpoint(
             rmtree(checkpoint)  # killed while writing
     return found[max(found)] if found else None
 
-# %% ../nbs/08_training.ipynb #0c54cd91
+# %% ../nbs/08_training.ipynb #e2ea9a5f
 @dataclass(frozen=True)
 class Fit:
     "Everything `fit` needs to know beside model, data and objective."
@@ -283,15 +338,34 @@ def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
     "The trainer's own arguments."
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
     return kind(
-        output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.batch_size, learning_rate=settings.lr,
-        warmup_steps=round(settings.warmup * settings.steps), lr_scheduler_type="linear", weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm, gradient_accumulation_steps=settings.accumulate, bf16=bf16, fp16=settings.precision == "fp16",
-        use_cpu=device == "cpu", save_strategy="steps", save_steps=settings.checkpoint_steps, save_total_limit=2, logging_steps=settings.log_steps,
-        logging_first_step=True, report_to="none", seed=settings.seed, data_seed=settings.seed, disable_tqdm=True, dataloader_num_workers=0,
-        dataloader_drop_last=False, remove_unused_columns=False, dataloader_pin_memory=device != "cpu",
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.lr,
+        warmup_steps=round(settings.warmup * settings.steps),
+        lr_scheduler_type="linear",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_accumulation_steps=settings.accumulate,
+        bf16=bf16,
+        fp16=settings.precision == "fp16",
+        use_cpu=device == "cpu",
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=settings.log_steps,
+        logging_first_step=True,
+        report_to="none",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_drop_last=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device != "cpu",
     )
 
-# %% ../nbs/08_training.ipynb #6e8bad64
+# %% ../nbs/08_training.ipynb #9f2314eb
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`
@@ -306,19 +380,29 @@ def fit(
     "Train a student on lists, or a cross-encoder on their pairs; an interrupted call goes on where it was."
     if not rows:
         raise ValueError("no lists to train on; mine more queries")
-    folder, history, reranker = Path(checkpoints), Path(history), isinstance(model, CrossEncoder)
-    resume = last_checkpoint(folder, {"settings": asdict(settings), "weights": dict(weights), "options": options, "more": fingerprint})
+    folder, history = Path(checkpoints), Path(history)
+    resume = last_checkpoint(
+        folder, {"settings": asdict(settings), "weights": dict(weights), "options": options, "more": fingerprint}
+    )
     torch.manual_seed(settings.seed)
     set_dropout(model, settings.dropout)
     if settings.freeze_words:
         freeze_word_embeddings(model)
-    collator: ListCollator | PairCollator = PairCollator(model) if isinstance(model, CrossEncoder) else ListCollator(model)
-    loss = RerankLoss(model, weights, options) if isinstance(model, CrossEncoder) else DistillLoss(model, weights, options)
-    trainer_class, kind = ((PairTrainer, CrossEncoderTrainingArguments) if reranker
-                           else (SentenceTransformerTrainer, SentenceTransformerTrainingArguments))
-    trainer: Any = trainer_class(
-        model=model, args=arguments(kind, settings, folder, model.device.type), train_dataset=Dataset.from_list(list(rows)), loss=loss,
-        data_collator=collator, callbacks=[TrainingHistory(history, list(weights), collator)])
+    pieces: tuple[Any, ...] = (
+        (PairCollator, RerankLoss, PairTrainer, CrossEncoderTrainingArguments)
+        if isinstance(model, CrossEncoder)
+        else (ListCollator, DistillLoss, SentenceTransformerTrainer, SentenceTransformerTrainingArguments)
+    )
+    make_collator, make_loss, make_trainer, kind = pieces
+    collator = make_collator(model)
+    trainer = make_trainer(
+        model=model,
+        args=arguments(kind, settings, folder, model.device.type),
+        train_dataset=Dataset.from_list(list(rows)),
+        loss=make_loss(model, weights, options),
+        data_collator=collator,
+        callbacks=[TrainingHistory(history, list(weights), collator)],
+    )
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -326,7 +410,7 @@ def fit(
     rmtree(folder)
     return read_partial(history)
 
-# %% ../nbs/08_training.ipynb #478678bf
+# %% ../nbs/08_training.ipynb #67034267
 def agreement(
     model: SentenceTransformer,
     rows: Sequence[Row],  # of `list_rows`, with scores
@@ -339,6 +423,9 @@ def agreement(
     passages = sorted({text for row in rows for text in row["passages"]})
     at, vectors = {text: i for i, text in enumerate(passages)}, encode(model, passages)
     queries = encode(model, [row["query"] for row in rows], kind="query")
-    found = [spearmanr(vectors[[at[text] for text in row["passages"]]] @ query, row["scores"]).statistic
-             for row, query in zip(rows, queries, strict=True) if len(row["scores"]) > 2]
+    found = [
+        spearmanr(vectors[[at[text] for text in row["passages"]]] @ query, row["scores"]).statistic
+        for row, query in zip(rows, queries, strict=True)
+        if len(row["scores"]) > 2
+    ]
     return float(np.nanmean(found))

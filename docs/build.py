@@ -15,11 +15,12 @@ from readme import ROOT, outside_links, settings, with_results
 
 HERE = Path(__file__).parent
 NBS, SRC = ROOT / "nbs", HERE / "_src"
-SITE = settings()["doc_host"]
+SITE = settings()["doc_host"] + settings()["doc_baseurl"] + "/"
 Cell = dict
 MODULE = re.compile(r"^#\|\s*default_exp\s+(\S+)", re.M)
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*([\w-]+)[ \t]*(:?)[ \t]*(.*)\n?", re.M)
 EXPORTED = re.compile(r"^[ \t]*#\|[ \t]*export[si]?[ \t]*$", re.M)
+NESTED = re.compile(rf"\[([^\[\]]*)\[([^\[\]]+)\]\({re.escape(SITE)}[^)\s]*\)([^\[\]]*)\]\(")  # a name within a link
 GROUPS = {"Library": range(0, 10), "Stages": range(10, 30)}  # by the number a notebook's name starts with
 
 
@@ -152,7 +153,8 @@ def described(source: str, known: dict[str, str]) -> list[Cell]:
             continue
         target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
         code = fenced("python", piece)
-        cells.append(markdown(fenced(f"{{py:data}} {target.id}", code, ":") if isinstance(target, ast.Name) else code))
+        name = target.id if isinstance(target, ast.Name) else ""
+        cells.append(markdown((f":::{{py:data}} {name}\n:no-typesetting:\n:::\n\n" if name else "") + code))
     return cells
 
 
@@ -171,20 +173,13 @@ def prose(source: str, names: dict[str, str]) -> str:
     source = re.sub(r"(?<![\w`])@(eq-[\w-]+)", r"{eq}`\1`", source)
 
     def local(match: re.Match) -> str:
-        words, page, name = match.group(1), match.group(2), match.group(3)
-        if name:
-            return f"{{py:obj}}`{words.strip('`')} <disti.{page}.{name}>`"
-        return f"[{words}]({names.get(page, page)}.ipynb)"
+        words, page, name = match.groups()
+        if page not in names:
+            return f"[{words}]({SITE}{page}.html)"
+        return f"{{py:obj}}`{words.strip('`')} <disti.{page}.{name}>`" if name else f"[{words}]({names[page]}.ipynb)"
 
-    source = re.sub(
-        r"\[([^\]]+)\]\(https?://[^)\s]+?/([\w.]+)\.html(?:#([\w.]+))?\)",
-        lambda match: (
-            local(match)
-            if match.group(2) in names and match.group(0).split("](")[1].startswith(SITE)
-            else match.group(0)
-        ),
-        source,
-    )
+    source = NESTED.sub(r"[\1\2\3](", source)
+    source = re.sub(rf"\[([^\[\]]+)\]\({re.escape(SITE)}([\w.]+)\.html(?:#([\w.]+))?\)", local, source)
     return outside_links(source, NBS)
 
 
@@ -232,7 +227,7 @@ def contents(pages: dict[str, list[str]]) -> str:
 def page_groups() -> dict[str, list[str]]:
     "Every page under its caption."
     stems = sorted(path.stem for path in NBS.glob("*.ipynb") if path.stem != "index")
-    groups = {"Start": ["index", "start"]}
+    groups = {"Start": ["What disti is <self>", "start"]}
     for caption, numbers in GROUPS.items():
         groups[caption] = [stem for stem in stems if re.match(r"\d\d", stem) and int(stem[:2]) in numbers]
     groups["How to"] = ["your-data"] + [
@@ -253,7 +248,7 @@ def write_pages(processed: Path) -> None:
     for stem in sources:
         page = convert(stem, json.loads((processed / f"{stem}.ipynb").read_text(encoding="utf-8")), names)
         if stem == "index":
-            page["cells"].append(markdown(contents({k: [n for n in v if n != "index"] for k, v in groups.items()})))
+            page["cells"].append(markdown(contents(groups)))
         (SRC / f"{stem}.ipynb").parent.mkdir(parents=True, exist_ok=True)
         (SRC / f"{stem}.ipynb").write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
     for path in HERE.glob("*.md"):
