@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'FRAME', 'PARTS', 'STRUCTURE', 'recipes', 'read_recipe', 'merge', 'shared_params', 'owner_of', 'apply_set',
-           'check_part', 'resolve_recipe', 'check_student', 'job_values', 'job', 'value', 'data_files', 'check_data',
-           'planned', 'complaint', 'PeakMemory', 'stage_seconds', 'snakemake_words', 'run_snakemake', 'show_plan',
-           'show_result', 'run_pipeline', 'parser', 'read_sets', 'main']
+           'check_part', 'resolve_recipe', 'check_student', 'main_student', 'job_values', 'job', 'value', 'data_files',
+           'check_data', 'planned', 'complaint', 'PeakMemory', 'stage_seconds', 'snakemake_words', 'run_snakemake',
+           'show_plan', 'show_result', 'run_pipeline', 'parser', 'read_sets', 'main']
 
 # %% ../nbs/09b_pipeline.ipynb #d70d8195
 import argparse
@@ -112,7 +112,7 @@ def apply_set(recipe: Recipe, key: str, value: Any, known: Mapping[str, Paramete
         for part in (*recipe.get("stages", {}).values(), *recipe.get("students", {}).values()):
             part.pop(key, None)
 
-# %% ../nbs/09b_pipeline.ipynb #3123ac3e
+# %% ../nbs/09b_pipeline.ipynb #0010bc04
 def check_part(where: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:  # the values in the right types
     "Check what a recipe says of one stage or student."
     known = stage_params(stage)
@@ -150,6 +150,14 @@ def check_student(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     stage = choose(short(str(values.get("stage", "distill"))), ["distill", "lora"], f"stage for student {name}")
     rest = {key: value for key, value in values.items() if key != "stage"}
     return {"stage": stage} | check_part(name, stage, rest)
+
+
+def main_student(recipe: Recipe) -> str:
+    "The student that cases, gap and report look at: the recipe's `main`, else its first."
+    students = list(recipe["students"])
+    if not students:
+        raise ValueError("a recipe needs a student; add one: students: {distilled: {stage: distill}}")
+    return choose(recipe.get("main", students[0]), students, "student")
 
 # %% ../nbs/09b_pipeline.ipynb #9e7ce70c
 def job_values(
@@ -322,7 +330,7 @@ def run_pipeline(recipe: Recipe, *, cores: int, until: str = "", profile: str = 
     else:
         show_result(home, started, memory.peak)
 
-# %% ../nbs/09b_pipeline.ipynb #1204aded
+# %% ../nbs/09b_pipeline.ipynb #44e78b5c
 def parser() -> argparse.ArgumentParser:
     "What `disti pipeline` can be told."
     made = argparse.ArgumentParser("disti pipeline", description="Run all stages of a recipe; a second call runs only what changed.")
@@ -354,6 +362,7 @@ def main(words: list[str] | None = None) -> None:
         return
     sets = read_sets(asked.set) | ({"data_dir": asked.data_dir} if asked.data_dir else {})
     recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets)
+    main_student(recipe)
     check_data(recipe)
     home = project_root() / recipe["artifacts"] / recipe["run"]
     if asked.dry_run:
