@@ -8,7 +8,7 @@ __all__ = ['Recipe', 'FRAME', 'PARTS', 'STRUCTURE', 'recipes', 'read_recipe', 'm
            'check_data', 'planned', 'complaint', 'PeakMemory', 'stage_seconds', 'snakemake_words', 'run_snakemake',
            'show_plan', 'show_result', 'run_pipeline', 'parser', 'read_sets', 'main']
 
-# %% ../nbs/09b_pipeline.ipynb #d70d8195
+# %% ../nbs/09b_pipeline.ipynb #9335fa7c
 import argparse
 import json
 import os
@@ -25,9 +25,9 @@ from typing import Any
 
 import yaml
 
-from .data import load_collection, load_finetune
+from .data import check_overlap, load_collection, load_finetune
 from .records import project_root, write_text
-from .run import Parameter, cast, choose, find_stage, locked, resource, short, stage_code, stage_params, stages
+from .run import Parameter, cast, choose, find_stage, locked, resource, short, stage_params, stages
 
 # %% ../nbs/09b_pipeline.ipynb #9e2dab40
 Recipe = dict[str, Any]
@@ -56,7 +56,7 @@ def read_recipe(
         raise ValueError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of keys and values")
     return recipe
 
-# %% ../nbs/09b_pipeline.ipynb #d7efa9ee
+# %% ../nbs/09b_pipeline.ipynb #c7581cda
 FRAME = {  # what every run has
     "run": Parameter("demo", "name of the run: artifacts/RUN"),
     "collection": Parameter("demo", "data/eval/NAME and data/finetune/NAME.jsonl"),
@@ -67,17 +67,21 @@ FRAME = {  # what every run has
     "teacher": Parameter("train", "train, or a cross-encoder's folder or hub name"),
 }
 PARTS = ("stages", "students", "scales", "scale")
-STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # set by the Snakefile, or by a student's entry
+STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # of one job, or of one student's entry
 
 
 def merge(base: Recipe, over: Mapping[str, Any]) -> Recipe:  # a new recipe
     "Lay one recipe over another, mapping by mapping."
     made = dict(base)
     for key, value in over.items():
-        made[key] = merge(base[key], value) if isinstance(value, Mapping) and isinstance(base.get(key), dict) else deepcopy(value)
+        made[key] = (
+            merge(base[key], value)
+            if isinstance(value, Mapping) and isinstance(base.get(key), dict)
+            else deepcopy(value)
+        )
     return made
 
-# %% ../nbs/09b_pipeline.ipynb #fea43294
+# %% ../nbs/09b_pipeline.ipynb #69c35c74
 def shared_params() -> dict[str, Parameter]:  # name → the parameter in the first stage that has it
     "Every parameter that some stage has: the keys a recipe may share."
     found = dict(FRAME)
@@ -104,19 +108,26 @@ def apply_set(recipe: Recipe, key: str, value: Any, known: Mapping[str, Paramete
         recipe.setdefault(part, {}).setdefault(owner, {})[name] = value
     elif key == "students":
         students = recipe.get("students", {})
-        recipe["students"] = {name: students[choose(name, list(students), "student")] for name in re.split(r"[,\s]+", value.strip())}
+        recipe["students"] = {
+            name: students[choose(name, list(students), "student")] for name in re.split(r"[,\s]+", value.strip())
+        }
     elif key in STRUCTURE:
-        raise ValueError(f"{key!r} is given to each job by the pipeline; set it for one student or stage: NAME.{key}=...")
+        raise ValueError(
+            f"{key!r} is given to each job by the pipeline; set it for one student or stage: NAME.{key}=..."
+        )
     else:
         recipe[key] = cast(key, value, known[choose(key, [*known, *PARTS], "parameter or recipe key")], "the recipe")
         for part in (*recipe.get("stages", {}).values(), *recipe.get("students", {}).values()):
             part.pop(key, None)
 
-# %% ../nbs/09b_pipeline.ipynb #0010bc04
+# %% ../nbs/09b_pipeline.ipynb #8f06cedf
 def check_part(where: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:  # the values in the right types
     "Check what a recipe says of one stage or student."
     known = stage_params(stage)
-    return {key: cast(key, value, known[choose(key, list(known), f"parameter of {where}")], where) for key, value in values.items()}
+    return {
+        key: cast(key, value, known[choose(key, list(known), f"parameter of {where}")], where)
+        for key, value in values.items()
+    }
 
 
 def resolve_recipe(
@@ -138,15 +149,22 @@ def resolve_recipe(
     recipe = {key: parameter.default for key, parameter in FRAME.items()} | recipe
     for key in recipe.keys() - {"stages", "students"}:
         recipe[key] = cast(key, recipe[key], known[choose(key, [*known, *PARTS], "recipe key")], "the recipe")
-    recipe["stages"] = {short(find_stage(name).stem): check_part(name, name, values or {}) for name, values in recipe.get("stages", {}).items()}
-    recipe["students"] = {name: check_student(name, values or {}) for name, values in recipe.get("students", {}).items()}
+    recipe["stages"] = {
+        short(find_stage(name).stem): check_part(name, name, values or {})
+        for name, values in recipe.get("stages", {}).items()
+    }
+    recipe["students"] = {
+        name: check_student(name, values or {}) for name, values in recipe.get("students", {}).items()
+    }
     return recipe
 
 
 def check_student(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check a student's entry: the stage that trains it and parameters of that stage."
     if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name in ("bm25", "untrained", "teacher"):
-        raise ValueError(f"student {name!r} needs another name: letters, digits, - and _, and none of bm25, untrained, teacher")
+        raise ValueError(
+            f"student {name!r} needs another name: letters, digits, - and _, and none of bm25, untrained, teacher"
+        )
     stage = choose(short(str(values.get("stage", "distill"))), ["distill", "lora"], f"stage for student {name}")
     rest = {key: value for key, value in values.items() if key != "stage"}
     return {"stage": stage} | check_part(name, stage, rest)
@@ -159,21 +177,24 @@ def main_student(recipe: Recipe) -> str:
         raise ValueError("a recipe needs a student; add one: students: {distilled: {stage: distill}}")
     return choose(recipe.get("main", students[0]), students, "student")
 
-# %% ../nbs/09b_pipeline.ipynb #9e7ce70c
+# %% ../nbs/09b_pipeline.ipynb #ac86909d
 def job_values(
     recipe: Recipe,  # resolved
     stage: str,
     student: str = "",  # name of the student it trains
+    /,  # a stage may have a parameter called student
     **fixed: Any,  # what the Snakefile itself decides, above all
 ) -> dict[str, Any]:
     "The parameters of one job: shared ones that the stage has, the stage's own, the student's own."
     known = stage_params(stage)
-    own = dict(recipe["stages"].get(short(find_stage(stage).stem), {})) | {k: v for k, v in recipe["students"].get(student, {}).items() if k != "stage"}
+    own = dict(recipe["stages"].get(short(find_stage(stage).stem), {})) | {
+        k: v for k, v in recipe["students"].get(student, {}).items() if k != "stage"
+    }
     shared = {key: value for key, value in recipe.items() if key in known}
     return shared | own | ({"name": student} if student else {}) | fixed
 
 
-def job(recipe: Recipe, stage: str, student: str = "", **fixed: Any) -> str:
+def job(recipe: Recipe, stage: str, student: str = "", /, **fixed: Any) -> str:
     "The parameters of one job as one text for Snakemake to compare."
     return json.dumps(job_values(recipe, stage, student, **fixed), sort_keys=True, ensure_ascii=False)
 
@@ -182,12 +203,15 @@ def value(recipe: Recipe, stage: str, name: str) -> Any:
     "A parameter as a stage will see it: from the recipe, else the stage's default."
     return job_values(recipe, stage).get(name, stage_params(stage)[name].default)
 
-# %% ../nbs/09b_pipeline.ipynb #51e7e49a
+# %% ../nbs/09b_pipeline.ipynb #eac97ac2
 def data_files(recipe: Recipe) -> list[Path]:
     "The four files of a collection, from the project's root."
     data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
     finetune = value(recipe, "mine", "finetune") or name
-    return [*(data / "eval" / name / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")), data / "finetune" / f"{finetune}.jsonl"]
+    return [
+        *(data / "eval" / name / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")),
+        data / "finetune" / f"{finetune}.jsonl",
+    ]
 
 
 def check_data(recipe: Recipe) -> None:
@@ -199,13 +223,14 @@ def check_data(recipe: Recipe) -> None:
     if name not in folders:
         choose(name, ["demo", *folders], f"collection in {files[0].parents[1]}")
     if missing := [str(file) for file in files if not (root / file).exists()]:
-        raise FileNotFoundError(f"collection {name!r} lacks {', '.join(missing)}; `disti demo-data` makes an example of each file")
+        raise FileNotFoundError(
+            f"collection {name!r} lacks {', '.join(missing)}; `disti demo-data` makes an example of each file"
+        )
     mined = root / recipe["artifacts"] / recipe["run"] / "hard-negative" / "groups.jsonl.meta.json"
     if not mined.exists() or max((root / file).stat().st_mtime for file in files) > mined.stat().st_mtime:
-        load_collection(root / files[0].parent)
-        load_finetune(root / files[3])
+        check_overlap(load_finetune(root / files[3]), load_collection(root / files[0].parent))
 
-# %% ../nbs/09b_pipeline.ipynb #116a042c
+# %% ../nbs/09b_pipeline.ipynb #96b3fb08
 def planned(
     log: str,  # what `snakemake --dry-run` printed
 ) -> list[tuple[str, str]]:  # rule with its wildcards, reason
@@ -215,7 +240,10 @@ def planned(
         rule, _, rest = block.partition(":")
         wild = re.search(r"^    wildcards: .*?=(.*)$", rest, re.M)
         reason = re.search(r"^    reason: (.*)$", rest, re.M)
-        why = [re.sub(r"^(Missing output|Input) files.*", r"\1 files", part) for part in (reason[1].split("; ") if reason else [])]
+        why = [
+            re.sub(r"^(Missing output|Input) files.*", r"\1 files", part)
+            for part in (reason[1].split("; ") if reason else [])
+        ]
         if rule != "all":
             jobs.append((rule + (f" {wild[1]}" if wild else ""), " and ".join(why)))
     return jobs
@@ -225,7 +253,7 @@ def complaint(log: str) -> str:
     "The line of Snakemake's log that says why it stopped."
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     at = next((i for i, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b", line)), len(lines) - 1)
-    return " ".join(lines[at: at + 3])[:300] if lines else "no message"
+    return " ".join(lines[at : at + 3])[:300] if lines else "no message"
 
 # %% ../nbs/09b_pipeline.ipynb #31af6e1a
 class PeakMemory(threading.Thread):
@@ -257,7 +285,7 @@ def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]
         if path.stat().st_mtime >= since and duration:
             yield path.stem, duration
 
-# %% ../nbs/09b_pipeline.ipynb #ea3c8b25
+# %% ../nbs/09b_pipeline.ipynb #c799e64a
 def snakemake_words(
     recipe: Recipe,
     config: Path,  # the resolved recipe
@@ -269,10 +297,25 @@ def snakemake_words(
 ) -> list[str]:
     "The call of Snakemake."
     devices = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(resource("Snakefile")), "--configfile", str(config),
-            "--directory", str(project_root()), "--profile", profile or str(resource("profiles/laptop")), "--nolock",
-            "--cores", str(cores or os.cpu_count() or 1),
-            *(["--resources", f"gpu={devices}"] if devices else []), *(["--until", until] if until else []), *(["--dry-run"] if dry_run else [])]
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(resource("Snakefile")),
+        "--configfile",
+        str(config),
+        "--directory",
+        str(project_root()),
+        "--profile",
+        profile or str(resource("profiles/laptop")),
+        "--nolock",
+        "--cores",
+        str(cores or os.cpu_count() or 1),
+        *(["--resources", f"gpu={devices}"] if devices else []),
+        *(["--until", until] if until else []),
+        *(["--dry-run"] if dry_run else []),
+    ]
 
 
 def run_snakemake(words: list[str], log: Path) -> tuple[int, str]:  # exit code, Snakemake's log
@@ -311,7 +354,7 @@ def show_result(home: Path, started: float, peak: int) -> None:
         print(f"\n{table.read_text(encoding='utf-8').strip()}\n")
     print(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
 
-# %% ../nbs/09b_pipeline.ipynb #90b16a64
+# %% ../nbs/09b_pipeline.ipynb #138d27d8
 def run_pipeline(recipe: Recipe, *, cores: int, until: str = "", profile: str = "") -> None:
     "Run a resolved recipe and print what came of it."
     home, started = project_root() / recipe["artifacts"] / recipe["run"], time.time()
@@ -323,21 +366,37 @@ def run_pipeline(recipe: Recipe, *, cores: int, until: str = "", profile: str = 
         memory.over.set()
     if code:
         rules = ", ".join(dict.fromkeys(re.findall(r"^Error in rule (\w+):", log, re.M)))
-        raise RuntimeError(f"stopped in {rules} (see the line above); the same command goes on from there" if rules
-                           else f"Snakemake stopped: {complaint(log)} (log: {os.path.relpath(home / 'snakemake.log')})")
+        raise RuntimeError(
+            f"stopped in {rules} (see the line above); the same command goes on from there"
+            if rules
+            else f"Snakemake stopped: {complaint(log)} (log: {os.path.relpath(home / 'snakemake.log')})"
+        )
     if until:
         print(f"done up to {until}")
     else:
         show_result(home, started, memory.peak)
 
-# %% ../nbs/09b_pipeline.ipynb #44e78b5c
+# %% ../nbs/09b_pipeline.ipynb #cda2c70f
 def parser() -> argparse.ArgumentParser:
     "What `disti pipeline` can be told."
-    made = argparse.ArgumentParser("disti pipeline", description="Run all stages of a recipe; a second call runs only what changed.")
-    made.add_argument("recipe", nargs="?", default="demo", help="a YAML file, or the name of one that comes with disti (default: demo)")
-    made.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                      help="steps=30 for every stage that has it, teach.steps=30 or kl.steps=30 for one, scale=smoke, collection=NAME, "
-                           "run=NAME, students=kl,lora")
+    made = argparse.ArgumentParser(
+        "disti pipeline", description="Run all stages of a recipe; a second call runs only what changed."
+    )
+    made.add_argument(
+        "recipe",
+        nargs="?",
+        default="demo",
+        help="a YAML file, or the name of one that comes with disti (default: demo)",
+    )
+    made.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="steps=30 for every stage that has it, teach.steps=30 or kl.steps=30 for one, scale=smoke, "
+        "collection=NAME, run=NAME, students=kl,lora",
+    )
     made.add_argument("--data-dir", help="folder that holds eval/NAME and finetune/NAME.jsonl (default: data)")
     made.add_argument("--cores", type=int, default=0, help="cores in use at once (default: all)")
     made.add_argument("--until", default="", metavar="RULE", help="stop after this rule: mine, teach, score, ...")
@@ -368,7 +427,15 @@ def main(words: list[str] | None = None) -> None:
     if asked.dry_run:
         with TemporaryDirectory() as place:
             config = write_text(f"{place}/recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-            return show_plan(snakemake_words(recipe, config, cores=asked.cores, until=asked.until, profile=asked.profile, dry_run=True))
-    print(f"{asked.recipe}: collection {recipe['collection']}, teacher {recipe['teacher']}, students {', '.join(recipe['students'])}\n"
-          f"to {os.path.relpath(home)}, {asked.cores or os.cpu_count()} cores, {recipe['threads']} threads a stage", flush=True)
+            return show_plan(
+                snakemake_words(
+                    recipe, config, cores=asked.cores, until=asked.until, profile=asked.profile, dry_run=True
+                )
+            )
+    print(
+        f"{asked.recipe}: collection {recipe['collection']}, teacher {recipe['teacher']}, "
+        f"students {', '.join(recipe['students'])}\n"
+        f"to {os.path.relpath(home)}, {asked.cores or os.cpu_count()} cores, {recipe['threads']} threads a stage",
+        flush=True,
+    )
     run_pipeline(recipe, cores=asked.cores, until=asked.until, profile=asked.profile)

@@ -76,9 +76,10 @@ def find_stage(
     names = {word: path for name, path in stages().items() for word in (name, short(name), name.split("_")[0])}
     return names[str(stage)] if str(stage) in names else names[choose(str(stage), list(map(short, stages())), "stage")]
 
-# %% ../nbs/09_run.ipynb #f1d0cc54
+# %% ../nbs/09_run.ipynb #447dafc6
 class Parameter(NamedTuple):
     "One line of a parameters cell."
+
     default: Any
     note: str  # its trailing comment
 
@@ -92,17 +93,25 @@ def code_cells(path: Path) -> list[tuple[str, list[str], bool]]:  # source, tags
     "The code cells of a notebook; without a `## Run` heading all of them count as below it."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
-    seam = next((i for i, cell in enumerate(cells) if cell["cell_type"] == "markdown" and sources[i].strip() == "## Run"), -1)
-    return [(source, cell["metadata"].get("tags", []), i > seam)
-            for i, (source, cell) in enumerate(zip(sources, cells, strict=True)) if cell["cell_type"] == "code"]
+    seam = next(
+        (i for i, cell in enumerate(cells) if cell["cell_type"] == "markdown" and sources[i].strip() == "## Run"), -1
+    )
+    return [
+        (source, cell["metadata"].get("tags", []), i > seam)
+        for i, (source, cell) in enumerate(zip(sources, cells, strict=True))
+        if cell["cell_type"] == "code"
+    ]
 
-# %% ../nbs/09_run.ipynb #3192378b
+# %% ../nbs/09_run.ipynb #7ddfeeb8
 def stage_params(stage: str | Path) -> dict[str, Parameter]:
     "The parameters of a stage, read from its notebook without running it."
     path = find_stage(stage)
     source = next((source for source, tags, _ in code_cells(path) if "parameters" in tags), "")
-    notes = {token.start[0]: token.string.lstrip("# ") for token in tokenize.generate_tokens(io.StringIO(source).readline)
-             if token.type == tokenize.COMMENT}
+    notes = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
     found = {}
     for node in ast.parse(source).body:
         try:
@@ -113,12 +122,14 @@ def stage_params(stage: str | Path) -> dict[str, Parameter]:
             else:
                 raise ValueError
         except ValueError:
-            raise ValueError(f"{path.name}, parameters cell, line {node.lineno}: {ast.unparse(node)!r} is not name = literal; "
-                             "compute below the cell instead") from None
+            raise ValueError(
+                f"{path.name}, parameters cell, line {node.lineno}: {ast.unparse(node)!r} is not name = literal; "
+                "compute below the cell instead"
+            ) from None
         found[name] = Parameter(value, notes.get(node.end_lineno or 0, ""))
     return found
 
-# %% ../nbs/09_run.ipynb #a423a321
+# %% ../nbs/09_run.ipynb #e6ff63ae
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -151,8 +162,10 @@ def cast(
             return read_text(value, default)
     except (ValueError, KeyError, SyntaxError):
         pass
-    raise ValueError(f"parameter {name!r} of {stage} must be {parameter.type} (default {default!r}), "
-                     f"got {type(value).__name__} {str(value)[:60]!r}; {parameter.note or 'see disti params ' + stage}")
+    raise ValueError(
+        f"parameter {name!r} of {stage} must be {parameter.type} (default {default!r}), "
+        f"got {type(value).__name__} {str(value)[:60]!r}; {parameter.note or 'see disti params ' + stage}"
+    )
 
 
 def check_params(
@@ -161,9 +174,12 @@ def check_params(
 ) -> dict[str, Any]:  # the same values, in the types of the defaults
     "Refuse parameters that the stage does not have and values of a wrong type."
     known, name = stage_params(stage), find_stage(stage).stem
-    return {key: cast(key, value, known[choose(key, list(known), f"parameter of {name}")], name) for key, value in params.items()}
+    return {
+        key: cast(key, value, known[choose(key, list(known), f"parameter of {name}")], name)
+        for key, value in params.items()
+    }
 
-# %% ../nbs/09_run.ipynb #71cb5522
+# %% ../nbs/09_run.ipynb #e9f43cea
 def plain_code(source: str) -> str:
     "Code without comments, docstrings and layout; code that Python cannot parse (magics) stays as it is."
     try:
@@ -173,7 +189,8 @@ def plain_code(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [item for item in body if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))]  # type: ignore[attr-defined]
+            kept = [item for item in body if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))]
+            node.body = kept  # type: ignore[attr-defined]
     return ast.dump(tree)
 
 
@@ -191,18 +208,20 @@ def stage_code(stage: str | Path) -> str:  # 16 hex digits
     cells = code_cells(find_stage(stage))
     run_half = [source for source, _, below in cells if below]
     named = re.search(r"^#\| default_exp (\w+)", "\n".join(source for source, _, _ in cells), re.M)
-    names = set(re.findall(r"^\s*from (?:disti)?\.(\w+) import", "\n".join(run_half), re.M)) | ({named[1]} if named else set())
+    names = set(re.findall(r"^\s*from (?:disti)?\.(\w+) import", "\n".join(run_half), re.M))
+    names |= {named[1]} if named else set()
     modules = sorted(set().union(*map(modules_below, names)))
     files = [Path(disti.__file__).parent / f"{name}.py" for name in modules]
-    code = [plain_code(text) for text in [*run_half, *(file.read_text(encoding="utf-8") for file in files if file.exists())]]
+    sources = [*run_half, *(file.read_text(encoding="utf-8") for file in files if file.exists())]
+    code = [plain_code(source) for source in sources]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
-# %% ../nbs/09_run.ipynb #e75289f5
+# %% ../nbs/09_run.ipynb #582a3dbc
 class Lines:
     "A stream for the notebook's output: shows whole lines behind a name, and a progress bar now and then."
 
     def __init__(self, show: Callable[[str], None], name: str, *, bars: float = 0):
-        self.show, self.name, self.bars = show, name, bars  # bars: show only progress bars, one state in that many seconds
+        self.show, self.name, self.bars = show, name, bars  # bars: only progress bars, a state in that many seconds
         self.rest, self.shown = "", time.monotonic()
 
     def write(self, text: str) -> None:
@@ -221,7 +240,7 @@ class Lines:
         if self.rest.strip() and not self.bars:
             self.write("\n")
 
-# %% ../nbs/09_run.ipynb #2c406831
+# %% ../nbs/09_run.ipynb #f3814337
 class StageError(RuntimeError):
     "A stage failed; the message is one line: the error of its cell and where its notebook is."
 
@@ -255,14 +274,16 @@ def locked(
             except BlockingIOError:
                 file.seek(0)
                 if time.monotonic() >= end:
-                    raise RuntimeError(f"{what} is in use by {file.read().strip() or 'another process'}; wait for it to end") from None
+                    raise RuntimeError(
+                        f"{what} is in use by {file.read().strip() or 'another process'}; wait for it to end"
+                    ) from None
                 time.sleep(0.2)
         file.truncate(0)
         file.write(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
         file.flush()
         yield
 
-# %% ../nbs/09_run.ipynb #c63c6f7d
+# %% ../nbs/09_run.ipynb #aa7f09e8
 def batch_notebook(path: Path) -> Any:  # an nbformat notebook
     "The notebook as batch runs it: above `## Run`, what is not exported is tagged to be skipped."
     import nbformat
@@ -275,7 +296,9 @@ def batch_notebook(path: Path) -> Any:  # an nbformat notebook
     return notebook
 
 
-def execute(path: Path, output: Path, params: Mapping[str, Any], *, env: dict[str, str], show: Callable[[str], None]) -> str:
+def execute(
+    path: Path, output: Path, params: Mapping[str, Any], *, env: dict[str, str], show: Callable[[str], None]
+) -> str:
     "Run a notebook with papermill; the error of the failed cell in one line, or ''."
     import nbformat
     from nbclient.exceptions import DeadKernelError
@@ -285,20 +308,31 @@ def execute(path: Path, output: Path, params: Mapping[str, Any], *, env: dict[st
     with replacing(output) as temporary, environment(**env):
         lines, bars = Lines(show, name), Lines(show, name, bars=10)
         try:
-            execute_notebook(batch_notebook(path), temporary, params, kernel_name="python3", language="python",
-                             cwd=project_root(), stdout_file=lines, stderr_file=bars, progress_bar=False, start_timeout=300,
-                             extra_arguments=["--log-level=CRITICAL"])
+            execute_notebook(
+                batch_notebook(path),
+                temporary,
+                params,
+                kernel_name="python3",
+                language="python",
+                cwd=project_root(),
+                stdout_file=lines,
+                stderr_file=bars,
+                progress_bar=False,
+                start_timeout=300,
+                extra_arguments=["--log-level=CRITICAL"],
+            )
         except PapermillExecutionError as error:
             failure = f"{error.ename}: {' '.join(str(error.evalue).split())}"
         except DeadKernelError:
-            failure = "DeadKernelError: the kernel was killed, most often because memory ran out; use smaller batches or fewer --cores"
+            failure = "DeadKernelError: the kernel was killed, most often for want of memory; use smaller batches"
         lines.flush()
         made = nbformat.read(temporary, as_version=4)
-        made.metadata["papermill"] |= {"input_path": path.name, "output_path": output.name}  # papermill puts the whole input here
+        paths = {"input_path": path.name, "output_path": output.name}  # papermill puts the whole input here
+        made.metadata["papermill"] |= paths
         nbformat.write(made, temporary)
     return failure
 
-# %% ../nbs/09_run.ipynb #98879dd8
+# %% ../nbs/09_run.ipynb #a3c45c52
 def run_stage(
     stage: str | Path,  # "mine", "11_mine", "11" or the path of a notebook
     params: Mapping[str, Any] | None = None,  # values by name; the others keep their defaults
@@ -313,8 +347,13 @@ def run_stage(
     folder = project_root() / values.get("artifacts", "artifacts") / values.get("run", "") / "notebooks"
     output = folder / f"{path.stem}{'-' * bool(variant)}{variant}.ipynb"
     threads = str(values.get("threads", 1))
-    env = {"JUPYTER_PREFER_ENV_PATH": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-           **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)}
+    env = {
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
+    }
     started = time.monotonic()
     with locked(folder / f".{output.stem}.lock", f"stage {output.stem}", wait=30):
         for torn in folder.glob(f".{output.name}.*.tmp.ipynb"):  # of a run that was killed
@@ -349,7 +388,7 @@ def end_with(
     thread.start()
     return thread
 
-# %% ../nbs/09_run.ipynb #6f764151
+# %% ../nbs/09_run.ipynb #6d12f4c4
 COMMANDS = {
     "run": ("disti.run:run_command", "run one stage: disti run mine -p run demo -p depth 15"),
     "params": ("disti.run:params_command", "the parameters of a stage, with defaults and meaning"),
@@ -364,28 +403,35 @@ def stages_command(words: list[str] | None = None) -> None:
     argparse.ArgumentParser("disti stages", description="List the stages in order.").parse_args(words)
     for name, path in stages().items():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        said = next((line[2:].strip() for line in "".join(cells[0]["source"]).splitlines() if line.startswith("> ")), "")
+        said = next(
+            (line[2:].strip() for line in "".join(cells[0]["source"]).splitlines() if line.startswith("> ")), ""
+        )
         print(f"{name:14}{said}")
 
 
 def params_command(words: list[str] | None = None) -> None:
     "`disti params STAGE`"
-    parser = argparse.ArgumentParser("disti params", description="List the parameters of a stage: name, type, default, meaning.")
+    parser = argparse.ArgumentParser(
+        "disti params", description="List the parameters of a stage: name, type, default, meaning."
+    )
     parser.add_argument("stage", help="a name or number from `disti stages`, or the path of a notebook")
     found = stage_params(parser.parse_args(words).stage)
-    width, wide = max(map(len, found), default=0), max((len(repr(parameter.default)) for parameter in found.values()), default=0)
+    width, wide = (
+        max(map(len, found), default=0),
+        max((len(repr(parameter.default)) for parameter in found.values()), default=0),
+    )
     for name, parameter in found.items():
         print(f"{name:{width}}  {parameter.type:5}  {parameter.default!r:{wide}}  {parameter.note}")
 
-# %% ../nbs/09_run.ipynb #18199110
+# %% ../nbs/09_run.ipynb #116c564d
 def read_pairs(
     groups: Sequence[Sequence[str]],  # the words after each -p: ["name", "value"] or ["name=value", ...]
 ) -> dict[str, str]:
     "Names and values from the command line."
-    pairs = {}
+    pairs: dict[str, str] = {}
     for words in groups:
         if "=" in words[0] and all("=" in word for word in words):
-            pairs.update(word.split("=", 1) for word in words)
+            pairs |= {word.partition("=")[0]: word.partition("=")[2] for word in words}
         elif len(words) == 2:
             pairs[words[0]] = words[1]
         else:
@@ -395,24 +441,44 @@ def read_pairs(
 
 def run_command(words: list[str] | None = None) -> None:
     "`disti run STAGE -p name value ...`"
-    parser = argparse.ArgumentParser("disti run", description="Run a stage notebook in batch; `disti params STAGE` lists its parameters.")
+    parser = argparse.ArgumentParser(
+        "disti run", description="Run a stage notebook in batch; `disti params STAGE` lists its parameters."
+    )
     parser.add_argument("stage", help="a name or number from `disti stages`, or the path of a notebook")
-    parser.add_argument("-p", "--param", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="a parameter: -p steps 30, or -p steps=30 lr=1e-4; may be repeated")
-    parser.add_argument("--json", default="{}", metavar="OBJECT", help="parameters as one JSON object; -p goes above it")
+    parser.add_argument(
+        "-p",
+        "--param",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter: -p steps 30, or -p steps=30 lr=1e-4; may be repeated",
+    )
+    parser.add_argument(
+        "--json", default="{}", metavar="OBJECT", help="parameters as one JSON object; -p goes above it"
+    )
     parser.add_argument("--variant", default="", help="ending of the executed notebook's name")
     asked = parser.parse_args(words)
     if owner := os.environ.get("DISTI_PIPELINE"):
         end_with(int(owner))
-    run_stage(asked.stage, json.loads(asked.json) | read_pairs(asked.param), variant=asked.variant, show=lambda line: print(line, flush=True))
+    run_stage(
+        asked.stage,
+        json.loads(asked.json) | read_pairs(asked.param),
+        variant=asked.variant,
+        show=lambda line: print(line, flush=True),
+    )
 
-# %% ../nbs/09_run.ipynb #d39f6c8a
+# %% ../nbs/09_run.ipynb #57ac2d64
 def main(words: list[str] | None = None) -> int:  # exit code
     "The command `disti`: an expected error is one line and exit code 1; DISTI_DEBUG=1 shows where it came from."
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help", "--version"):
-        print(f"disti {disti.__version__}" if words[:1] == ["--version"] else "usage: disti WORD ...; disti WORD --help says more\n\n"
-              + "\n".join(f"  {word:12}{said}" for word, (_, said) in COMMANDS.items()))
+        print(
+            f"disti {disti.__version__}"
+            if words[:1] == ["--version"]
+            else "usage: disti WORD ...; disti WORD --help says more\n\n"
+            + "\n".join(f"  {word:12}{said}" for word, (_, said) in COMMANDS.items())
+        )
         return 0
     try:
         module, function = COMMANDS[choose(words[0], list(COMMANDS), "command")][0].split(":")

@@ -205,7 +205,7 @@ def cross_encoder(
                        prompts=model.prompts, prompt=model.default_prompt_name)
     return Scorer(folder.name, "logit", digest, engine, partial(long_pairs, model.tokenizer, length))
 
-# %% ../nbs/06_scorers.ipynb #533f5294
+# %% ../nbs/06_scorers.ipynb #7dc71988
 def embedding_scorer(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -232,7 +232,8 @@ def embedding_scorer(
         return np.einsum("nd,nd->n", *sides)
 
     def cut(pairs: Sequence[Pair]) -> int:
-        counts, room = token_counts(model.tokenizer, [text for pair in pairs for text in pair]), length - 2
+        counts = token_counts(model.tokenizer, [text for pair in pairs for text in pair])
+        room = length - model.tokenizer.num_special_tokens_to_add(pair=False)
         return sum(max(counts[query], counts[passage]) > room for query, passage in pairs)
 
     digest = digest_of("embedding", weights=file_hash(folder) if folder.is_dir() else str(name), max_length=length,

@@ -1,0 +1,96 @@
+"""Kill a run with SIGKILL in the middle of a stage, start it again, and compare what came of it with a run left alone.
+
+python tests/kill.py --run killed --at mine score train evaluate --like smoke
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+AT = {
+    "mine": "11_mine",
+    "teach": "12_teach-0",
+    "score": "13_score-teacher",
+    "train": "14_distill-distilled",
+    "evaluate": "17_evaluate-distilled",
+}
+
+
+def start(recipe: str, *sets: str, **more) -> subprocess.Popen:
+    "Start a pipeline as anybody would."
+    return subprocess.Popen([sys.executable, "-m", "disti", "pipeline", recipe, "--set", *sets], cwd=ROOT, **more)
+
+
+def is_busy(home: Path, notebook: str) -> bool:
+    "Has the stage read its inputs, and is it computing? papermill notes the state of every cell as it goes."
+    for path in (home / "notebooks").glob(f".{notebook}.ipynb.*.tmp.ipynb"):
+        try:
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        except (ValueError, OSError):  # just being written
+            return False
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        first = next(i for i, cell in enumerate(code) if "parameters" in cell["metadata"].get("tags", []))
+        states = [cell["metadata"].get("papermill", {}).get("status") for cell in code[first:]]
+        return "running" in states and states.index("running") >= 3  # after parameters, injected ones, imports
+    return False
+
+
+def kill(process: subprocess.Popen, *, whole: bool) -> list[str]:
+    "Kill the command, or it and all it started; return what of it lives on a while later."
+    family = psutil.Process(process.pid).children(recursive=True)
+    for member in [psutil.Process(process.pid), *(family if whole else [])]:
+        member.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    return [" ".join(member.cmdline()) for member in alive]
+
+
+def kill_at(stage: str, recipe: str, run: str, *sets: str, after: float = 1, whole: bool = True, **more) -> None:
+    "Start a run, wait until a stage is computing, kill."
+    process, home, began = start(recipe, f"run={run}", *sets, **more), ROOT / "artifacts" / run, time.time()
+    while not is_busy(home, AT[stage]):
+        if process.poll() is not None:
+            raise RuntimeError(f"the run ended with exit code {process.returncode} before {AT[stage]} was killed")
+        time.sleep(0.1)
+    time.sleep(after)
+    if left := kill(process, whole=whole):
+        raise RuntimeError(f"killed at {stage}, but these live on: {left}")
+    print(f"kill -9 at {AT[stage]}, {time.time() - began:.0f} s after the start", flush=True)
+
+
+def main() -> int:
+    "The command."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="recipes/demo.yaml")
+    parser.add_argument("--run", default="killed", help="name of the run that is killed; its folder must not exist")
+    parser.add_argument("--at", nargs="+", choices=list(AT), default=["mine", "score", "train", "evaluate"])
+    parser.add_argument("--after", type=float, default=1, help="seconds into the stage's computation")
+    parser.add_argument("--only-parent", action="store_true", help="kill the command alone; the rest ends by itself")
+    parser.add_argument("--like", default="smoke", help="a finished run with the same settings to compare with")
+    parser.add_argument("--set", nargs="*", default=["scale=smoke"], metavar="KEY=VALUE")
+    asked = parser.parse_args()
+    if (ROOT / "artifacts" / asked.run).exists():
+        parser.error(f"artifacts/{asked.run} exists; remove it or take another name")
+    for stage in asked.at:
+        kill_at(stage, asked.recipe, asked.run, *asked.set, after=asked.after, whole=not asked.only_parent)
+    if start(asked.recipe, f"run={asked.run}", *asked.set).wait():
+        return 1
+    one, two = (ROOT / "artifacts" / run / "results" / "comparison.json" for run in (asked.run, asked.like))
+    same = one.read_bytes() == two.read_bytes()
+    print(f"comparison.json of {asked.run} and {asked.like}: {'the same, byte for byte' if same else 'DIFFERENT'}")
+    if not same:
+        for a, b in zip(*(re.findall(r".*\n", path.read_text(encoding="utf-8")) for path in (one, two)), strict=False):
+            if a != b:
+                print(f"- {b}+ {a}", end="")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"What goes wrong: kill -9, changed parameters, bad words and bad files, a package without its checkout."
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT, call
+from kill import kill_at, start
+
+from disti.run import main
+
+GOOD = {
+    "eval/shop/corpus": b'{"_id": "d1", "text": "green tea"}\n{"_id": "d2", "text": "black tea"}\n',
+    "eval/shop/queries": b'{"_id": "q1", "text": "something to drink"}\n',
+    "eval/shop/relevance": b'{"query-id": "q1", "corpus-id": "d1", "score": 1}\n',
+    "finetune/shop": b'{"anchor": "hot drink", "positive": "coffee"}\n{"anchor": "cold one", "positive": "juice"}\n',
+}
+
+
+# --- kill -9 -----------------------------------------------------------------------------------------------------
+
+
+def test_killed_run_gives_the_same_numbers(smoke: Path) -> None:
+    "One run, killed while it mines, scores, trains and evaluates; once only the command itself is killed."
+    home, sets = ROOT / "artifacts" / "killed", ("scale=smoke", "students=distilled", "distilled.checkpoint_steps=3")
+    shutil.rmtree(home, ignore_errors=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    for stage in ("mine", "score", "train", "evaluate"):
+        kill_at(stage, "recipes/demo.yaml", "killed", *sets, whole=stage != "score", **quiet)
+        assert not (home / "results" / "comparison.json").exists()
+    assert start("recipes/demo.yaml", "run=killed", *sets, **quiet).wait(timeout=900) == 0
+    for model in ("bm25", "untrained", "teacher", "distilled"):
+        one, two = (path / "results" / model / "measures.jsonl" for path in (home, smoke))
+        assert one.read_bytes() == two.read_bytes(), f"{model}: other numbers after a kill"
+    assert not list(home.rglob("*.tmp*")), "what killed stages left behind is cleared by the next start"
+    shutil.rmtree(home)
+
+
+# --- what runs again ---------------------------------------------------------------------------------------------
+
+
+def plan(*sets: str) -> list[str]:
+    "The jobs that the smoke run would run now."
+    done = call(sys.executable, "-m", "disti", "pipeline", "demo", "--dry-run", "--set", "scale=smoke", *sets)
+    assert done.returncode == 0, done.stdout
+    return sorted(
+        " ".join(line.split()[2:4] if line.split()[2] in ("teach", "evaluate", "student_score") else line.split()[2:3])
+        for line in done.stdout.splitlines()
+        if line.startswith("would run")
+    )
+
+
+def test_only_what_depends_on_a_change_runs_again(smoke: Path) -> None:
+    assert plan() == []
+    assert plan("kl.steps=9") == ["compare", "evaluate kl", "student_kl"]
+    assert plan("cases.n_cases=9") == ["cases", "compare"]
+    assert plan("compare.seed=1") == ["compare"]
+    after_score = plan("score.with_bm25=false")
+    assert {"score", "student_distilled", "student_kl", "evaluate teacher", "gap", "compare"} <= set(after_score)
+    assert not {"mine", "teach 0", "student_lora", "student_full", "evaluate bm25"} & set(after_score)
+    assert {"mine", "teach 0", "teach 1", "student_lora", "compare"} <= set(plan("mine.depth=14"))
+
+
+def test_touched_but_equal_does_not_run_again(smoke: Path) -> None:
+    for path in [*(smoke / "hard-negative").glob("*.jsonl*"), *(ROOT / "data" / "eval" / "demo").iterdir()]:
+        path.touch()
+    assert plan() == []
+
+
+def test_one_holder_of_a_run(smoke: Path) -> None:
+    import fcntl
+
+    with open(smoke / ".pipeline.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = call(sys.executable, "-m", "disti", "pipeline", "demo", "--set", "scale=smoke")
+    assert done.returncode == 1 and "run 'smoke' is in use by" in done.stdout
+
+
+# --- bad words ---------------------------------------------------------------------------------------------------
+
+
+def says(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    "The one line that a failing command writes."
+    assert main(list(words)) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("mine", "disti mine: no command 'mine'; choose from run, params"),
+        ("run minn", "no stage 'minn'; did you mean mine?"),
+        ("run mine -p dept 3", "no parameter of 11_mine 'dept'; did you mean depth?"),
+        ("run mine -p depth many", "parameter 'depth' of 11_mine must be int (default 15), got str 'many'"),
+        ("run mine -p use_given=maybe", "parameter 'use_given' of 11_mine must be bool"),
+        ("run mine -p depth", "cannot read 'depth'; write -p name value"),
+        ("params nothing", "no stage 'nothing'; choose from mine, teach"),
+        ("pipeline nothing.yaml", "no recipe nothing.yaml; disti comes with demo"),
+        ("pipeline demo --set stepz=3", "no parameter or recipe key 'stepz'; did you mean steps"),
+        ("pipeline demo --set steps=many", "parameter 'steps' of the recipe must be int"),
+        ("pipeline demo --set scale=tiny", "no scale 'tiny'; choose from full, smoke"),
+        ("pipeline demo --set students=klm", "no student 'klm'; did you mean kl?"),
+        ("pipeline demo --set collection=nowhere", "no collection in data/eval 'nowhere'"),
+    ],
+)
+def test_bad_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, line: str) -> None:
+    monkeypatch.chdir(ROOT)
+    assert line in says(capsys, *words.split())
+
+
+# --- bad files ---------------------------------------------------------------------------------------------------
+
+
+def shop(folder: Path, **changed: bytes | None) -> Path:
+    "A small collection; some of its files changed, or left out."
+    for name, content in (GOOD | {key.replace("__", "/"): value for key, value in changed.items()}).items():
+        if content is not None:
+            path = folder / f"{name}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"finetune__shop": None}, ["lacks", "finetune/shop.jsonl"]),
+        ({"eval__shop__corpus": b""}, ["corpus.jsonl", "holds no rows"]),
+        ({"eval__shop__relevance": b'{"query-id": "q1", "corpus-id": "d9", "score": 1}\n'}, ["relevance.jsonl", "d9"]),
+        ({"eval__shop__relevance": b'{"query-id": "q9", "corpus-id": "d1", "score": 1}\n'}, ["relevance.jsonl", "q9"]),
+        (
+            {"eval__shop__corpus": GOOD["eval/shop/corpus"] * 2},
+            ["corpus.jsonl, line 3", "duplicate id 'd1', first on line 1"],
+        ),
+        (
+            {"eval__shop__queries": b'{"_id": "q1", "text": 7}\n'},
+            ["queries.jsonl, line 1", "q1", "'text' must be str, got int"],
+        ),
+        ({"eval__shop__queries": b'{"_id": 1, "text": "drink"}\n'}, ["queries.jsonl, line 1", "'_id' must be str"]),
+        (
+            {"eval__shop__corpus": b'{"_id": "d1", "text": "caf\xe9"}\n'},
+            ["corpus.jsonl, line 1", "not UTF-8", "iconv"],
+        ),
+        ({"eval__shop__corpus": b'{"_id": "d1", "te'}, ["corpus.jsonl, line 1", "not JSON"]),
+        ({"finetune__shop": b'{"anchor": "a"}\n'}, ["shop.jsonl, line 1", "'positive' is missing"]),
+        ({"finetune__shop": b'{"anchor": "something to drink", "positive": "water"}\n'}, ["something to drink"]),
+    ],
+)
+def test_bad_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: dict, words: list[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    sets = ["collection=shop", f"artifacts={tmp_path / 'artifacts'}"]
+    line = says(capsys, "pipeline", "demo", "--data-dir", str(shop(tmp_path / "data", **changed)), "--set", *sets)
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "artifacts").exists(), "nothing was written"
+
+
+def test_a_stage_alone_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    "One line, exit code 1, and the executed notebook, which can be opened; nothing else is written."
+    monkeypatch.chdir(ROOT)
+    line = says(capsys, "run", "teach", "-p", "run", "r", "-p", "artifacts", str(tmp_path))
+    assert "12_teach: FileNotFoundError: no file" in line and "disti run mine -p run r" in line
+    made = sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+    assert made == ["12_teach.ipynb"]
+    assert "FileNotFoundError" in (tmp_path / "r" / "notebooks" / "12_teach.ipynb").read_text(encoding="utf-8")
+
+
+# --- without the checkout ----------------------------------------------------------------------------------------
+
+
+def test_plain_install_has_its_stages(tmp_path: Path) -> None:
+    "A wheel, in an environment of its own that borrows the installed packages but not this checkout."
+    source = tmp_path / "source"
+    names = call("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    for name in names:
+        if (ROOT / name).is_file() and name.split("/")[0] not in ("docs", "tests", "bench"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    built = call(sys.executable, "setup.py", "-q", "bdist_wheel", "-d", tmp_path, cwd=source)
+    assert built.returncode == 0, built.stdout[-3000:]
+    venv.create(tmp_path / "venv", symlinks=True)
+    place = next((tmp_path / "venv" / "lib").glob("python3*/site-packages"))
+    zipfile.ZipFile(next(tmp_path.glob("disti-*.whl"))).extractall(place)
+    (place / "borrowed.pth").write_text(f"{next(p for p in sys.path if p.endswith('site-packages'))}\n")
+    cell = nbformat.v4.new_code_cell("import disti\nprint(disti.__file__)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "where.ipynb")
+
+    def disti(*words: str) -> str:
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = call(tmp_path / "venv" / "bin" / "python", "-m", "disti", *words, cwd=tmp_path, env=clean)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    assert "11_mine" in disti("stages") and "depth" in disti("params", "mine")
+    assert str(place) in disti("pipeline", "--list")
+    assert str(place) in disti("run", "where.ipynb"), "the kernel imports what was installed"
+    assert "would run mine" in disti("pipeline", "demo", "--set", "scale=smoke", "--dry-run")
+    assert json.loads((tmp_path / "artifacts" / "notebooks" / "where.ipynb").read_text())["cells"]
