@@ -285,7 +285,7 @@ def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]
         if path.stat().st_mtime >= since and duration:
             yield path.stem, duration
 
-# %% ../nbs/09b_pipeline.ipynb #c799e64a
+# %% ../nbs/09b_pipeline.ipynb #9f62ce02
 def snakemake_words(
     recipe: Recipe,
     config: Path,  # the resolved recipe
@@ -318,10 +318,11 @@ def snakemake_words(
     ]
 
 
-def run_snakemake(words: list[str], log: Path) -> tuple[int, str]:  # exit code, Snakemake's log
-    "Run Snakemake with its log in a file; what stages print goes to the terminal."
+def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  # exit code, Snakemake's log
+    "Run Snakemake with its log in a file and the run's lock in hand; what stages print goes to the terminal."
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(words, stderr=file, env=os.environ | {"DISTI_PIPELINE": str(os.getpid())})
+        env = os.environ | {"DISTI_PIPELINE": str(os.getpid())}
+        process = subprocess.Popen(words, stderr=file, env=env, pass_fds=[lock])
         try:
             code = process.wait()
         except KeyboardInterrupt:  # Snakemake has had it too and ends its jobs
@@ -354,15 +355,15 @@ def show_result(home: Path, started: float, peak: int) -> None:
         print(f"\n{table.read_text(encoding='utf-8').strip()}\n")
     print(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
 
-# %% ../nbs/09b_pipeline.ipynb #138d27d8
+# %% ../nbs/09b_pipeline.ipynb #31b0fabc
 def run_pipeline(recipe: Recipe, *, cores: int, until: str = "", profile: str = "") -> None:
     "Run a resolved recipe and print what came of it."
     home, started = project_root() / recipe["artifacts"] / recipe["run"], time.time()
-    with locked(home / ".pipeline.lock", f"run {recipe['run']!r}", wait=2):
+    with locked(home / ".pipeline.lock", f"run {recipe['run']!r}", wait=60) as lock:
         config = write_text(home / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
         words, memory = snakemake_words(recipe, config, cores=cores, until=until, profile=profile), PeakMemory()
         memory.start()
-        code, log = run_snakemake(words, home / "snakemake.log")
+        code, log = run_snakemake(words, home / "snakemake.log", lock)
         memory.over.set()
     if code:
         rules = ", ".join(dict.fromkeys(re.findall(r"^Error in rule (\w+):", log, re.M)))

@@ -240,7 +240,7 @@ class Lines:
         if self.rest.strip() and not self.bars:
             self.write("\n")
 
-# %% ../nbs/09_run.ipynb #f3814337
+# %% ../nbs/09_run.ipynb #6ce547a3
 class StageError(RuntimeError):
     "A stage failed; the message is one line: the error of its cell and where its notebook is."
 
@@ -261,27 +261,30 @@ def environment(**values: str) -> Iterator[None]:
 def locked(
     path: Path,  # a lock file; the system frees it when its holder ends, however it ends
     what: str,  # what is held, for the error
-    wait: float = 0,  # seconds to wait for another holder
-) -> Iterator[None]:
+    wait: float = 0,  # seconds to wait for another holder; for one that is plainly alive, 3 at most
+) -> Iterator[int]:  # its descriptor: a child that inherits it holds the lock too
     "Hold a lock, or say who holds it."
+    import psutil
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
-        end = time.monotonic() + wait
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 file.seek(0)
-                if time.monotonic() >= end:
-                    raise RuntimeError(
-                        f"{what} is in use by {file.read().strip() or 'another process'}; wait for it to end"
-                    ) from None
+                holder = file.read().strip() or "another process"
+                pid = re.search(r"\d+", holder)
+                patience = min(wait, 3) if pid and psutil.pid_exists(int(pid[0])) else wait
+                if time.monotonic() - began >= patience:
+                    raise RuntimeError(f"{what} is in use by {holder}; wait for it to end") from None
                 time.sleep(0.2)
         file.truncate(0)
         file.write(f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}")
         file.flush()
-        yield
+        yield file.fileno()
 
 # %% ../nbs/09_run.ipynb #aa7f09e8
 def batch_notebook(path: Path) -> Any:  # an nbformat notebook

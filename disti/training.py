@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['list_rows', 'sample_negatives', 'parse_mix', 'options_for', 'ListCollator', 'padded', 'DistillLoss', 'batch_terms',
            'PairCollator', 'RerankLoss', 'TrainingHistory', 'last_checkpoint', 'Fit', 'PairTrainer', 'arguments', 'fit',
-           'agreement']
+           'agreement', 'plot_history', 'save_trained']
 
-# %% ../nbs/08_training.ipynb #ab6af4dc
+# %% ../nbs/08_training.ipynb #d01ca597
 import inspect
 import json
 import os
@@ -34,7 +34,18 @@ from transformers.trainer_callback import PrinterCallback
 
 from .losses import LOSSES, mix
 from .models import freeze_word_embeddings, has_fast_bf16, set_dropout
-from .records import PARALLEL, Row, RowError, append_rows, read_partial, write_rows, write_text
+from disti.records import (
+    PARALLEL,
+    Row,
+    RowError,
+    append_rows,
+    manifest_path,
+    read_partial,
+    replacing,
+    stamp,
+    write_rows,
+    write_text,
+)
 
 # %% ../nbs/08_training.ipynb #634dc1c7
 def list_rows(
@@ -429,3 +440,26 @@ def agreement(
         if len(row["scores"]) > 2
     ]
     return float(np.nanmean(found))
+
+# %% ../nbs/08_training.ipynb #68dbb677
+def plot_history(rows: Sequence[Row], title: str) -> None:
+    "Each weighted term of the objective over the steps."
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(5, 2.6), dpi=80)
+    for term in rows[0]["terms"]:
+        ax.plot([row["step"] for row in rows], [row["terms"][term] for row in rows], marker="o", label=term)
+    ax.set(xlabel="optimizer step", ylabel="weighted loss term", title=title)
+    ax.legend()
+
+
+def save_trained(
+    model: SentenceTransformer | CrossEncoder,
+    path: str | Path,  # models/NAME
+    **manifest: Any,  # of `stamp`: stage, params, inputs, started, facts
+) -> Row:  # the manifest
+    "Save a model in its library's own format and stamp it."
+    manifest_path(path).unlink(missing_ok=True)
+    with replacing(path) as made:
+        model.save_pretrained(str(made))
+    return stamp(path, **manifest, device=str(model.device))

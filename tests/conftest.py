@@ -48,7 +48,7 @@ def smoke(request: pytest.FixtureRequest) -> Path:
     "The whole demo recipe at smoke size, once a session: what the stage notebooks read."
     if SMOKE.exists() and not request.config.getoption("--keep-smoke"):
         shutil.rmtree(SMOKE)
-    done = call(BIN / "disti", "pipeline", "recipes/demo.yaml", "--set", "scale=smoke", "run=smoke", timeout=900)
+    done = call(BIN / "disti", "pipeline", "recipes/demo.yaml", "--set", "scale=smoke", "run=smoke", timeout=1500)
     if done.returncode:
         pytest.fail(f"the smoke run failed with exit code {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)
     (SMOKE / "pipeline.log").write_text(done.stdout, encoding="utf-8")

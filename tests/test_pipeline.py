@@ -57,6 +57,6 @@ def test_every_final_file_has_its_manifest(smoke: Path) -> None:
 
 def test_second_call_has_nothing_to_do(smoke: Path) -> None:
     before = (smoke / "results" / "comparison.json").stat().st_mtime_ns
-    done = call(BIN / "disti", "pipeline", "recipes/demo.yaml", "--set", "scale=smoke", "run=smoke", timeout=120)
+    done = call(BIN / "disti", "pipeline", "recipes/demo.yaml", "--set", "scale=smoke", "run=smoke", timeout=300)
     assert done.returncode == 0, done.stdout
     assert (smoke / "results" / "comparison.json").stat().st_mtime_ns == before
