@@ -90,7 +90,7 @@ def figure_html(figure: "Figure") -> Markup:
         svg = svg.replace(fixed, variable)
     return Markup(f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>")
 
-# %% ../nbs/09c_report.ipynb #c2e6f86c
+# %% ../nbs/09c_report.ipynb #1b2c9aa8
 def plot_deltas(values_a: Sequence[float], values_b: Sequence[float], a: str, b: str, measure: str) -> "Figure":
     "The difference a minus b of every query, in order."
     deltas = np.sort(np.subtract(values_a, values_b))[::-1]
@@ -112,7 +112,7 @@ def plot_history(name: str, rows: Sequence[Row]) -> "Figure":
     title = f"{name}: loss {smooth[0]:.2f} → {smooth[-1]:.2f}"
     with drawing(title, "optimiser step", "loss", (3.2, 2)) as (figure, axes):
         axes.plot(steps, losses, color=SOFT, linewidth=0.8, alpha=0.6)
-        axes.plot(steps, smooth, color=MAIN, linewidth=1.8)
+        axes.plot(steps, smooth, color=MAIN, linewidth=1.8, marker="o" if len(steps) < 20 else "", markersize=3)
     return figure
 
 # %% ../nbs/09c_report.ipynb #81224326
@@ -244,7 +244,7 @@ def plots(comparison: Row, rows: Sequence[Row], parts: Mapping[str, Any]) -> dic
             "scores": figure_html(plot_scores(scored)) if scored else "",
             "agreement": figure_html(plot_agreement(near, gap["student"], gap["reference"])) if near and gap else ""}
 
-# %% ../nbs/09c_report.ipynb #21e4b2a8
+# %% ../nbs/09c_report.ipynb #bcff46ab
 def report_html(
     comparison: Row,
     rows: Sequence[Row],  # measure rows of all models
@@ -266,9 +266,10 @@ def report_html(
     counts = made.get(f"results/{comparison['main']}/measures.jsonl", {}).get("counts", {})
     return template.render(
         c=comparison, run=run, n_passages=counts.get("passages"), cases=told, gap=parts["gap"],
-        teacher=parts["teacher"],
-        plots=plots(comparison, rows, parts), best=best_of(comparison), jobs=stage_lines(made),
+        teacher=parts["teacher"], best=best_of(comparison), jobs=stage_lines(made),
+        plots=plots(comparison, rows, parts),
         limits=limits(comparison, queries, parts, texts), x=lambda value: round(4 + 92 * (value - low) / wide, 2),
         about={row["model"]: about(row["model"], made, parts["teacher"]) for row in comparison["rows"]},
         versions={name: found for facts in made.values() for name, found in facts["versions"].items()},
-        commits=sorted({facts["git"] for facts in made.values() if facts.get("git")}))
+        commits=sorted({facts["git"] for facts in made.values() if facts.get("git")}),
+        devices=sorted({facts["device"] for facts in made.values() if facts.get("device")}))
