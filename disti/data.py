@@ -8,11 +8,11 @@ __all__ = ['Qrels', 'Run', 'CHUNK', 'Collection', 'passage_text', 'texts', 'to_q
            'overlap', 'check_overlap', 'chunk_text', 'chunk_corpus', 'parent', 'run_rows', 'rows_run', 'from_beir',
            'from_trec_qrels', 'write_judged', 'sample']
 
-# %% ../nbs/01_data.ipynb #eff85790
+# %% ../nbs/01_data.ipynb #de4b8c2b
 import hashlib
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

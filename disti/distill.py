@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['choose_temperature', 'distil', 'agreements']
 
-# %% ../nbs/14_distill.ipynb #bc2e4059
+# %% ../nbs/14_distill.ipynb #4161d3ca
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from sentence_transformers import SentenceTransformer
 
 from .losses import auto_temperature, effective_list_size

@@ -7,10 +7,9 @@ __all__ = ['list_rows', 'sample_negatives', 'parse_mix', 'options_for', 'ListCol
            'PairCollator', 'RerankLoss', 'TrainingHistory', 'last_checkpoint', 'Fit', 'PairTrainer', 'arguments', 'fit',
            'agreement', 'plot_history', 'save_trained']
 
-# %% ../nbs/08_training.ipynb #d01ca597
+# %% ../nbs/08_training.ipynb #e76b84d3
 import inspect
 import json
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence

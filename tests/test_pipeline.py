@@ -42,6 +42,18 @@ def test_loss_falls(smoke: Path, model: str) -> None:
     assert len(losses) > 1 and sum(losses[-third:]) < sum(losses[:third]), f"{model} does not learn: {losses}"
 
 
+@pytest.mark.parametrize("model", ["distilled", "kl"])
+def test_rank_agreement_with_the_teacher_rises(smoke: Path, model: str) -> None:
+    facts = json.loads((smoke / "models" / f"{model}.meta.json").read_text(encoding="utf-8"))["facts"]
+    assert facts["agreement_after"] > facts["agreement_before"], facts
+
+
+def test_report_names_every_model(smoke: Path) -> None:
+    report = (smoke / "results" / "report.html").read_text(encoding="utf-8")
+    assert not [model for model in MODELS if f">{model}<" not in report], "a model is missing from the report"
+    assert 'src="http' not in report and "@import" not in report, "the report must hold everything it shows"
+
+
 def test_every_final_file_has_its_manifest(smoke: Path) -> None:
     for path in (
         "results/comparison.json",
