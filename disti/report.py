@@ -90,7 +90,7 @@ def figure_html(figure: "Figure") -> Markup:
         svg = svg.replace(fixed, variable)
     return Markup(f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>")
 
-# %% ../nbs/09c_report.ipynb #1b2c9aa8
+# %% ../nbs/09c_report.ipynb #2087632c
 def plot_deltas(values_a: Sequence[float], values_b: Sequence[float], a: str, b: str, measure: str) -> "Figure":
     "The difference a minus b of every query, in order."
     deltas = np.sort(np.subtract(values_a, values_b))[::-1]
@@ -105,11 +105,11 @@ def plot_deltas(values_a: Sequence[float], values_b: Sequence[float], a: str, b:
 
 
 def plot_history(name: str, rows: Sequence[Row]) -> "Figure":
-    "Training loss by step; every step faint, a running mean in full colour."
+    "Training loss by step, as logged and as a running mean; the title has the means of the first and the last third."
     steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
-    wide = len(rows) // 20  # steps on either side
+    wide, third = len(rows) // 10, max(1, len(rows) // 3)  # rows on either side; rows at either end
     smooth = [float(np.mean(losses[max(0, i - wide): i + wide + 1])) for i in range(len(losses))]
-    title = f"{name}: loss {smooth[0]:.2f} → {smooth[-1]:.2f}"
+    title = f"{name}: loss {np.mean(losses[:third]):.2f} → {np.mean(losses[-third:]):.2f}"
     with drawing(title, "optimiser step", "loss", (3.2, 2)) as (figure, axes):
         axes.plot(steps, losses, color=SOFT, linewidth=0.8, alpha=0.6)
         axes.plot(steps, smooth, color=MAIN, linewidth=1.8, marker="o" if len(steps) < 20 else "", markersize=3)
