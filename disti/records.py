@@ -183,7 +183,7 @@ def read_rows(
         at = int(str(error).removeprefix(f"{path}, line ").split(",")[0].split(":")[0])
         raise RowError(str(error).replace(f", line {at}", f", line {lines[at - 1]}", 1)) from None
 
-# %% ../nbs/00_records.ipynb #fd2ab11f
+# %% ../nbs/00_records.ipynb #1dde9362
 def need(
     path: str | Path,  # a file or folder that an earlier stage makes
     stage: str,  # that stage
@@ -191,7 +191,7 @@ def need(
     "An input of a stage; when it is missing or unfinished, the error says what to run first."
     path = Path(path)
     if not path.exists():
-        run = path.parent.parent.name
+        run = next((p.name for p in path.parents if p.parent.name == "artifacts"), path.parent.parent.name)
         raise FileNotFoundError(f"no file {path}; run stage {stage} first: disti run {stage} -p run {run}")
     return path
 
