@@ -31,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Notebooks last: run alone, a stage writes into the smoke run, which the other tests want as the pipeline left it."
+    items.sort(key=lambda item: item.path.name == "test_notebooks.py")
+
+
 def call(*words: str | Path, **more) -> subprocess.CompletedProcess:
     "Run a command in the project's folder; its words come back, errors among them."
     return subprocess.run(
