@@ -318,7 +318,7 @@ def last_checkpoint(
             rmtree(checkpoint)  # killed while writing
     return found[max(found)] if found else None
 
-# %% ../nbs/08_training.ipynb #e2ea9a5f
+# %% ../nbs/08_training.ipynb #110049d9
 @dataclass(frozen=True)
 class Fit:
     "Everything `fit` needs to know beside model, data and objective."
@@ -363,7 +363,7 @@ def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
         save_strategy="steps",
         save_steps=settings.checkpoint_steps,
         save_total_limit=2,
-        logging_steps=settings.log_steps,
+        logging_steps=max(1, min(settings.log_steps, settings.steps // 8)),
         logging_first_step=True,
         report_to="none",
         seed=settings.seed,

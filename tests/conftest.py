@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "Notebooks last: run alone, a stage writes into the smoke run, which the other tests want as the pipeline left it."
-    items.sort(key=lambda item: item.path.name == "test_notebooks.py")
-
-
 def call(*words: str | Path, **more) -> subprocess.CompletedProcess:
     "Run a command in the project's folder; its words come back, errors among them."
     return subprocess.run(
@@ -58,6 +54,35 @@ def smoke(request: pytest.FixtureRequest) -> Path:
         pytest.fail(f"the smoke run failed with exit code {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False)
     (SMOKE / "pipeline.log").write_text(done.stdout, encoding="utf-8")
     return SMOKE
+
+
+def keep(source: Path, target: Path) -> None:
+    "Copy a run with its times; models, which are only ever replaced whole, by a link."
+
+    def copy(one: str, other: str) -> None:
+        if one.endswith(".safetensors"):
+            os.link(one, other)
+        else:
+            shutil.copy2(one, other)
+
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=copy, symlinks=True)
+
+
+@pytest.fixture(scope="session")
+def smoke_as_made(smoke: Path) -> Iterator[Path]:
+    "A copy of the smoke run, taken before any stage notebook is run alone."
+    copy = smoke.with_name(".smoke-as-made")
+    keep(smoke, copy)
+    yield copy
+    shutil.rmtree(copy)
+
+
+@pytest.fixture
+def stage_files(smoke: Path, smoke_as_made: Path) -> Iterator[Path]:
+    "The smoke run for one stage, whose defaults need not be the recipe's: what it writes is undone."
+    yield smoke
+    keep(smoke_as_made, smoke)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ def reads_a_run(path: Path) -> bool:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS])
 def test_notebook(path: Path, run_notebook, request: pytest.FixtureRequest) -> None:
     if reads_a_run(path):
-        request.getfixturevalue("smoke")
+        request.getfixturevalue("stage_files")
     run_notebook(path)
 
 
