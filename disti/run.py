@@ -179,7 +179,7 @@ def check_params(
         for key, value in params.items()
     }
 
-# %% ../nbs/09_run.ipynb #e9f43cea
+# %% ../nbs/09_run.ipynb #e6cf1e95
 def plain_code(source: str) -> str:
     "Code without comments, docstrings and layout; code that Python cannot parse (magics) stays as it is."
     try:
@@ -211,9 +211,10 @@ def stage_code(stage: str | Path) -> str:  # 16 hex digits
     names = set(re.findall(r"^\s*from (?:disti)?\.(\w+) import", "\n".join(run_half), re.M))
     names |= {named[1]} if named else set()
     modules = sorted(set().union(*map(modules_below, names)))
-    files = [Path(disti.__file__).parent / f"{name}.py" for name in modules]
-    sources = [*run_half, *(file.read_text(encoding="utf-8") for file in files if file.exists())]
-    code = [plain_code(source) for source in sources]
+    package = Path(disti.__file__).parent
+    files = [package / f"{name}.py" for name in modules]
+    code = [plain_code(source) for source in [*run_half, *(file.read_text("utf-8") for file in files if file.exists())]]
+    code += [path.read_text("utf-8") for name in modules for path in sorted(package.glob(f"_{name}.*.*"))]  # templates
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 # %% ../nbs/09_run.ipynb #582a3dbc

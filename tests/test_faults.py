@@ -39,6 +39,12 @@ def test_killed_run_gives_the_same_numbers(smoke: Path) -> None:
     for model in ("bm25", "untrained", "teacher", "distilled"):
         one, two = (path / "results" / model / "measures.jsonl" for path in (home, smoke))
         assert one.read_bytes() == two.read_bytes(), f"{model}: other numbers after a kill"
+    one, two = (json.loads((path / "results" / "comparison.json").read_text()) for path in (home, smoke))
+    names = {row["model"] for row in one["rows"]}
+    assert one["rows"] == [row for row in two["rows"] if row["model"] in names]
+    for file in (one, two):  # Holm's correction counts the tests of its run
+        file["tests"] = [test | {"p_holm": None} for test in file["tests"] if {test["a"], test["b"]} <= names]
+    assert one["tests"] == two["tests"] != []
     assert not list(home.rglob("*.tmp*")), "what killed stages left behind is cleared by the next start"
     shutil.rmtree(home)
 
@@ -100,7 +106,7 @@ def says(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("mine", "disti mine: no command 'mine'; choose from run, params"),
         ("run minn", "no stage 'minn'; did you mean mine?"),
         ("run mine -p dept 3", "no parameter of 11_mine 'dept'; did you mean depth?"),
-        ("run mine -p depth many", "parameter 'depth' of 11_mine must be int (default 15), got str 'many'"),
+        ("run mine -p depth many", "parameter 'depth' of 11_mine must be int (default 10), got str 'many'"),
         ("run mine -p use_given=maybe", "parameter 'use_given' of 11_mine must be bool"),
         ("run mine -p depth", "cannot read 'depth'; write -p name value"),
         ("params nothing", "no stage 'nothing'; choose from mine, teach"),
