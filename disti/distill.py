@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['choose_temperature', 'distil', 'agreements']
 
-# %% ../nbs/14_distill.ipynb #4161d3ca
+# %% ../nbs/14_distill.ipynb #d8ad126c
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
+from .batches import list_rows, options_for, parse_mix, sample_negatives
 from .losses import auto_temperature, effective_list_size
 from .models import load_student
 from .records import Row, RowError, text_id
-from .training import Fit, agreement, fit, list_rows, options_for, parse_mix, sample_negatives
+from .training import Fit, agreement, fit
 
 # %% ../nbs/14_distill.ipynb #ba8c9714
 def choose_temperature(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGED', 'Precision', 'packaged_model', 'resolve_model', 'load_student', 'set_dropout', 'freeze_word_embeddings',
            'has_fast_bf16', 'cpu_flags', 'autocast', 'encode', 'TokenReadout', 'new_cross_encoder',
-           'load_cross_encoder', 'tiny_encoder', 'add_lora', 'merge_adapter']
+           'load_cross_encoder', 'tiny_encoder']
 
 # %% ../nbs/05_models.ipynb #3e7d685c
 import json
@@ -52,7 +52,7 @@ def resolve_model(name: str | Path) -> str:  # a folder, or a hub name unchanged
         )
     return str(name)
 
-# %% ../nbs/05_models.ipynb #b9173087
+# %% ../nbs/05_models.ipynb #cacce8a1
 def load_student(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -80,10 +80,10 @@ def load_student(
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
-    "Set the probability of every dropout layer, those of attention included."
-    for module in model.modules():
+    "Set the probability of every dropout layer, those of attention included; an adapter keeps its own."
+    for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
-            module.p = p
+            module.p = module.p if "lora_dropout" in name else p
         elif isinstance(getattr(module, "dropout_prob", None), float):
             setattr(module, "dropout_prob", p)  # noqa: B010
 
@@ -205,18 +205,21 @@ class TokenReadout(Module):
 
 TokenReadout.__module__ = "disti.models"  # the name that is saved, also when this notebook runs the cell
 
-# %% ../nbs/05_models.ipynb #2996a991
+# %% ../nbs/05_models.ipynb #5691a85c
 def new_cross_encoder(
     name: str | Path,  # an encoder: bi-encoder or language model
     *,
     head: Literal["tokens", "cls"] = "tokens",  # `TokenReadout`, or the usual classifier on the first token
     max_length: int = 256,  # tokens of query and passage together
     device: str | None = None,
+    seed: int = 0,  # of the classifier's random start
 ) -> CrossEncoder:
     "An untrained cross-encoder with one logit, started from the weights of an encoder."
     folder = resolve_model(name)
     if head == "cls":
-        return CrossEncoder(folder, num_labels=1, max_length=max_length, device=device, activation_fn=nn.Identity())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return CrossEncoder(folder, num_labels=1, max_length=max_length, device=device, activation_fn=nn.Identity())
     if head != "tokens":
         raise ValueError(f"no head {head!r}; choose from tokens, cls")
     body = Transformer(folder, max_seq_length=max_length)
@@ -232,7 +235,7 @@ def new_cross_encoder(
     )
     return CrossEncoder(modules=[body, readout], device=device, activation_fn=nn.Identity())
 
-# %% ../nbs/05_models.ipynb #4cd0d57d
+# %% ../nbs/05_models.ipynb #920b5066
 def load_cross_encoder(
     name: str | Path,  # folder or hub name
     *,
@@ -247,7 +250,7 @@ def load_cross_encoder(
         kind.startswith(("disti.", "sentence_transformers.")) for kind in kinds
     )
     try:
-        return CrossEncoder(
+        model = CrossEncoder(
             folder, max_length=max_length, device=device, activation_fn=nn.Identity(), trust_remote_code=ours
         )
     except OSError as error:
@@ -255,6 +258,10 @@ def load_cross_encoder(
             f"cannot load cross-encoder {name}: {str(error).splitlines()[0]} Give a folder that "
             "sentence-transformers saved, or a hub name this machine can reach"
         ) from error
+    if ours:
+        body: Any = model[0]
+        body.model.config.num_labels = 1  # an adapter's folder has the configuration of its base, which knows no head
+    return model
 
 # %% ../nbs/05_models.ipynb #0da87d10
 def tiny_encoder(
@@ -312,41 +319,3 @@ def tiny_encoder(
     AutoModel.from_config(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return str(folder)
-
-# %% ../nbs/05_models.ipynb #7bbff943
-def add_lora(
-    model: SentenceTransformer,
-    *,
-    r: int = 16,
-    alpha: int = 32,
-    dropout: float = 0.0,
-) -> int:  # trainable parameters
-    "Put a LoRA adapter on every linear layer of the transformer; everything else is frozen."
-    from peft import LoraConfig, TaskType
-
-    body: Any = model[0]
-    linear = [
-        name for name, module in body.model.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name
-    ]
-    model.add_adapter(
-        LoraConfig(
-            task_type=TaskType.FEATURE_EXTRACTION, r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=linear
-        )
-    )
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def merge_adapter(model: SentenceTransformer) -> SentenceTransformer:
-    "Fold the adapter's matrices into the base weights and drop it; the model is changed and returned."
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    if not layers:
-        raise ValueError("this model has no adapter to merge")
-    for name, module in layers:
-        module.merge(safe_merge=True)
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, module.get_base_layer())
-    if hasattr(model[0].model, "_hf_peft_config_loaded"):
-        model[0].model._hf_peft_config_loaded = False
-    return model

@@ -25,7 +25,7 @@ from typing import Any
 # %% ../nbs/00_records.ipynb #766d9d9a
 Row = dict[str, Any]
 
-# %% ../nbs/00_records.ipynb #3cd4ad07
+# %% ../nbs/00_records.ipynb #97fe7c95
 KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "corpus": {"_id": str, "text": str, "title?": str},
     "queries": {"_id": str, "text": str},
@@ -44,6 +44,8 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "grad_norm": (int, float),
         "tokens_per_s": (int, float),
         "seconds": (int, float),
+        "dev?": (int, float),
+        "shares?": dict,
     },
     "measure": {"model": str, "collection": str, "query_id": str, "measure": str, "value": (int, float)},
     "case": {
@@ -66,7 +68,7 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "student_rank": int,
     },
 }
-PARALLEL = ("doc_ids", "labels", "scores")
+PARALLEL = ("doc_ids", "labels", "scores", "raw_scores")
 ID_KEYS = ("_id", "query_id", "query-id", "anchor")
 
 # %% ../nbs/00_records.ipynb #1cc3c79d

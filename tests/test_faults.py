@@ -83,8 +83,10 @@ def test_touched_but_equal_does_not_run_again(smoke: Path) -> None:
 def test_one_holder_of_a_run(smoke: Path) -> None:
     import fcntl
 
-    with open(smoke / ".pipeline.lock", "a") as lock:
+    with open(smoke / ".pipeline.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"process {os.getpid()}, since 08:00:00")  # who is plainly alive is not waited for long
+        lock.flush()
         done = call(sys.executable, "-m", "disti", "pipeline", "demo", "--set", "scale=smoke")
     assert done.returncode == 1 and "run 'smoke' is in use by" in done.stdout
 
