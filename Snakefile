@@ -76,7 +76,7 @@ for name, entry in STUDENTS.items():
 
     rule:
         name: f"student_{name}"
-        input: MINED, rules.score.output if entry["stage"] == "distill" else []
+        input: MINED, {"distill": rules.score.output, "align": DATA}.get(entry["stage"], [])
         output: f"{RUN}/models/{name}.meta.json"
         params: stage=entry["stage"], variant=name, values=job(recipe, entry["stage"], name), code=stage_code(entry["stage"])
         threads: recipe["threads"]

@@ -123,6 +123,10 @@ for precision in options.precisions:
         ways[f"{precision}: predict, batches of {size}"] = lambda model=theirs, size=size: predict(model, size)
     engine = reranker_engine(ready_to_score(ours, precision), budget, precision)
     ways[f"{precision}: disti"] = lambda engine=engine: engine(pairs)
+    if find_spec("openvino") and place == "cpu":
+        swift = load_cross_encoder(keep.name, max_length=options.max_length, device=device)
+        compiled = reranker_engine(ready_to_score(swift, precision, "openvino"), budget, precision)
+        ways[f"{precision}: disti, openvino"] = lambda engine=compiled: engine(pairs)
 if find_spec("FlagEmbedding"):
     from FlagEmbedding import FlagReranker
 

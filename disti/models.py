@@ -7,9 +7,11 @@ __all__ = ['PACKAGED', 'Precision', 'packaged_model', 'resolve_model', 'load_stu
            'has_fast_bf16', 'cpu_flags', 'autocast', 'encode', 'TokenReadout', 'new_cross_encoder',
            'load_cross_encoder', 'tiny_encoder']
 
-# %% ../nbs/05_models.ipynb #3e7d685c
+# %% ../nbs/05_models.ipynb #85b2f934
 import json
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -263,10 +265,10 @@ def load_cross_encoder(
         body.model.config.num_labels = 1  # an adapter's folder has the configuration of its base, which knows no head
     return model
 
-# %% ../nbs/05_models.ipynb #0da87d10
+# %% ../nbs/05_models.ipynb #a68d2d3f
 def tiny_encoder(
     folder: str | Path,  # written here
-    texts: Sequence[str],  # the tokenizer is trained on these
+    texts: Collection[str],  # whose words are the vocabulary; the library's own trainers break ties at random
     *,
     kind: Literal["bert", "xlm-roberta"] = "bert",
     hidden_size: int = 32,
@@ -274,21 +276,24 @@ def tiny_encoder(
     seed: int = 0,
 ) -> str:  # the folder
     "A tiny random sentence-transformers model of a real architecture: the stand-in where no hub can be reached."
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
     bert = kind == "bert"
     start, stop, pad, unknown = ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if bert else ("<s>", "</s>", "<pad>", "<unk>")
-    tokenizer = Tokenizer(models.WordPiece(unk_token=unknown) if bert else models.Unigram())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer() if bert else pre_tokenizers.Metaspace()
+    split: Any = pre_tokenizers.BertPreTokenizer() if bert else pre_tokenizers.Metaspace()
     special = [pad, unknown, start, stop] if bert else [start, pad, stop, unknown]
-    trainer: Any = (
-        trainers.WordPieceTrainer(vocab_size=800, special_tokens=special)
-        if bert
-        else trainers.UnigramTrainer(vocab_size=800, special_tokens=special, unk_token=unknown)
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    words = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text.lower()))
+    kept = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:600] if len(word) > 1]
+    letters = sorted({letter for word in words for letter in word})
+    if bert:
+        pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *kept])
+        tokenizer = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token=unknown))
+    else:
+        scored = [(word, math.log(words[word] / words.total())) for word in kept]
+        ready = [(token, 0.0) for token in special] + [(letter, -20.0) for letter in letters] + scored
+        tokenizer = Tokenizer(models.Unigram(ready, unk_id=special.index(unknown)))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), split
     ends = [(token, tokenizer.token_to_id(token)) for token in (start, stop)]
     middle = f"{stop}" if bert else f"{stop} {stop}"
     tokenizer.post_processor = processors.TemplateProcessing(

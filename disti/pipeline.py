@@ -120,7 +120,7 @@ def apply_set(recipe: Recipe, key: str, value: Any, known: Mapping[str, Paramete
         for part in (*recipe.get("stages", {}).values(), *recipe.get("students", {}).values()):
             part.pop(key, None)
 
-# %% ../nbs/09b_pipeline.ipynb #8f06cedf
+# %% ../nbs/09b_pipeline.ipynb #db7cbb60
 def check_part(where: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:  # the values in the right types
     "Check what a recipe says of one stage or student."
     known = stage_params(stage)
@@ -165,7 +165,8 @@ def check_student(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"student {name!r} needs another name: letters, digits, - and _, and none of bm25, untrained, teacher"
         )
-    stage = choose(short(str(values.get("stage", "distill"))), ["distill", "lora"], f"stage for student {name}")
+    asked = short(str(values.get("stage", "distill")))
+    stage = choose(asked, ["distill", "lora", "align"], f"stage for student {name}")
     rest = {key: value for key, value in values.items() if key != "stage"}
     return {"stage": stage} | check_part(name, stage, rest)
 

@@ -59,7 +59,7 @@ def board(
         rmtree(folder)
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-# %% ../nbs/07c_progress.ipynb #494f65a1
+# %% ../nbs/07c_progress.ipynb #3c4083d8
 NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "total_flos", "step", "train_loss")
 
 
@@ -100,7 +100,6 @@ class TrainingHistory(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
-        control.should_log |= control.should_evaluate
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
@@ -118,7 +117,8 @@ class TrainingHistory(TrainerCallback):
         self.waiting = {}
         if self.board:
             flat = {key: value for key, value in row.items() if not isinstance(value, dict)}
-            flat |= {f"{kind}/{name}": value for kind in ("terms", "shares") for name, value in row.get(kind, {}).items()}
+            for kind in ("terms", "shares"):
+                flat |= {f"{kind}/{name}": value for name, value in row.get(kind, {}).items()}
             for key, value in flat.items():
                 self.board.add_scalar(key, value, row["step"])
 
@@ -163,7 +163,7 @@ def last_checkpoint(
             rmtree(checkpoint)  # killed while writing
     return found[max(found)] if found else None
 
-# %% ../nbs/07c_progress.ipynb #c459a380
+# %% ../nbs/07c_progress.ipynb #2ba3160a
 def dev_values(log: Sequence[Row]) -> list[tuple[int, float]]:  # (step, value), a step that a resumed run repeats once
     "The evaluations in a trainer's log."
     return list({row["step"]: (row["step"], row["eval_dev"]) for row in log if "eval_dev" in row}.values())
@@ -195,6 +195,9 @@ class KeepBest(TrainerCallback):
 
     def __init__(self, patience: int) -> None:  # evaluations; 0: never ends a run
         self.patience = patience
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log |= control.should_evaluate  # in every process: losses are gathered when they are logged
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         since = waited(state.log_history)

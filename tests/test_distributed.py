@@ -1,0 +1,96 @@
+"Two processes on the CPU train together; one is killed, torchrun starts both again, and nothing is lost."
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+
+import torch
+
+from disti.batches import ListCollator
+from disti.distributed import life
+from disti.models import load_student
+from disti.training import Fit, fit
+
+folder, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
+torch.set_num_threads(1)
+words = "reverse sort open close read write file array socket path table index".split()
+lists = [{"query": a, "passages": [f"{a} the {b}", f"{b} of {c}", f"{c} it"], "labels": [1.0, 0.0, 0.0],
+          "scores": [4.0, 1.0, -2.0]}
+         for a, b, c in zip(words, words[3:] + words[:3], words[7:] + words[:7], strict=True)]
+
+
+class Deadly(ListCollator):
+    calls = 0
+
+    def __call__(self, rows):
+        self.calls += 1
+        if kill and os.environ["RANK"] == "1" and life() == 0 and self.calls == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(rows)
+
+
+model = load_student(folder / "base", device="cpu")
+settings = Fit(steps=16, batch_size=3, lr=3e-3, precision="fp32", checkpoint_steps=4, log_steps=2, freeze_words=False,
+               lint="off", report_to="none", chunk=int(sys.argv[3]))
+fit(model, lists, {"info_nce": 1.0, "kl": 1.0}, settings, checkpoints=folder / sys.argv[2],
+    history=folder / f"{sys.argv[2]}.history.jsonl", collator=Deadly(model))
+torch.save(model.state_dict(), folder / f"{sys.argv[2]}-{os.environ['RANK']}.pt")
+"""
+
+
+def train(folder: Path, name: str, chunk: int = 0) -> list[dict]:
+    "Train in two processes; what the history says."
+    (folder / "train.py").write_text(SCRIPT)
+    words = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1".split()
+    command = [sys.executable, *words, str(folder / "train.py"), str(folder), name, str(chunk)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in (folder / f"{name}.history.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path, name: str, rank: int) -> torch.Tensor:
+    "The weights with which a process ended, in one vector."
+    return torch.cat([p.flatten() for p in torch.load(folder / f"{name}-{rank}.pt", weights_only=True).values()])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    "A run of two processes that nobody disturbs."
+    from disti.models import tiny_encoder
+
+    folder = tmp_path_factory.mktemp("distributed")
+    tiny_encoder(folder / "base", ["reverse sort open close read write file array socket path table index of the it"])
+    return folder, train(folder, "whole")
+
+
+def test_killed_process_is_restarted(whole: tuple[Path, list[dict]]) -> None:
+    folder, history = whole
+    again = train(folder, "kill")
+    assert not (folder / "whole.events.jsonl").exists()
+    (event,) = [json.loads(line) for line in (folder / "kill.events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["step"]) in (("restart", 8), ("restart", 12)), "on from a checkpoint, not from 0"
+    assert torch.equal(weights(folder, "whole", 0), weights(folder, "whole", 1)), "both processes have one model"
+    assert torch.equal(weights(folder, "kill", 0), weights(folder, "kill", 1))
+    difference = (weights(folder, "whole", 0) - weights(folder, "kill", 0)).abs().max()
+    assert difference < 1e-5, f"weights differ by {difference} after a kill"
+    assert [(row["step"], row["loss"]) for row in again] == [
+        (row["step"], pytest.approx(row["loss"], abs=1e-5)) for row in history
+    ]
+    assert history[-1]["step"] == 16 and history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert not (folder / "kill").exists(), "checkpoints go when training ended well"
+
+
+def test_chunks_in_two_processes(whole: tuple[Path, list[dict]]) -> None:
+    folder, _ = whole
+    train(folder, "chunks", chunk=2)
+    assert (weights(folder, "whole", 0) - weights(folder, "chunks", 0)).abs().max() < 1e-5
