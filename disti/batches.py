@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNPADDED', 'list_rows', 'sample_negatives', 'parse_mix', 'options_for', 'TokenCache', 'ListCollator', 'padded',
-           'DistillLoss', 'term_shares', 'batch_terms', 'PairCollator', 'RerankLoss']
+           'DistillLoss', 'term_shares', 'batch_terms', 'HybridLoss', 'PairCollator', 'RerankLoss']
 
-# %% ../nbs/07b_batches.ipynb #fb7888c9
+# %% ../nbs/07b_batches.ipynb #0413412b
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
 
-from .losses import LOSSES, gradient_shares, mix
+from .losses import LOSSES, gradient_shares, hybrid, mix
 from .records import PARALLEL, Row, RowError
 
 # %% ../nbs/07b_batches.ipynb #634dc1c7
@@ -232,6 +232,28 @@ def batch_terms(
             )
         terms[name] = weight * made[name]
     return terms
+
+# %% ../nbs/07b_batches.ipynb #bea967ef
+class HybridLoss(DistillLoss):
+    "From a batch of `ListCollator`, its scores a teacher's cosines, to the two terms of `hybrid`."
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        tau: float = 0.05,  # temperature of the contrast
+        beta: float = 1.0,  # weight of the regression
+    ) -> None:
+        super().__init__(model, {"info_nce": 1.0, "mse": beta})
+        self.tau = tau
+
+    def forward(self, features: list[dict[str, Any]], labels: dict[str, Tensor]) -> dict[str, Tensor]:
+        "Weighted terms; the trainer adds them and logs each."
+        query, passages = self.embed(features[0]), torch.cat([self.embed(part) for part in features[1:]])
+        first = (labels["labels"] * labels["mask"]).argmax(1, keepdim=True)  # [b, 1]
+        at, taught = labels["index"].gather(1, first)[:, 0], labels["scores"].gather(1, first)[:, 0]
+        contrast = hybrid(query, passages[at], taught, ids=at, tau=self.tau, beta=0.0)
+        both = hybrid(query, passages[at], taught, ids=at, tau=self.tau, beta=self.weights["mse"])
+        return {"info_nce": contrast, "mse": both - contrast}
 
 # %% ../nbs/07b_batches.ipynb #be6dffe4
 @dataclass

