@@ -27,7 +27,7 @@ from disti.models import encode
 from disti.records import Row
 from disti.selective import by_percentile
 
-made = parser(__doc__ or "", steps=80, batch_size=16, train_length=48, passages=2000)
+made = parser(__doc__ or "", steps=60, batch_size=16, train_length=48, passages=2000)
 made.add_argument("--only", nargs="*", default=[], help="objectives; none: all")
 options = made.parse_args()
 demo = Demo(options)

@@ -34,7 +34,7 @@ from disti.stats import verdict
 from disti.teach import train_teacher, training_groups
 from disti.training import Fit
 
-made = parser(__doc__ or "", steps=60, batch_size=32, train_length=64, passages=0)
+made = parser(__doc__ or "", steps=60, batch_size=16, train_length=64, passages=0)
 made.add_argument("--noise", type=float, default=0.3, help="share of the labels that are moved")
 made.add_argument("--pseudo", type=int, default=2000, help="pseudo-queries")
 made.add_argument("--layers", nargs="+", type=int, default=[0, 2, 5], help="of the small student")

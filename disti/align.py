@@ -8,7 +8,7 @@ __all__ = ['DTYPES', 'new_student', 'teacher_digest', 'stored_embeddings', 'fill
            'cosine_to_teacher', 'compare_spaces', 'space_table', 'training_texts', 'few_negatives', 'teach_vectors',
            'plot_phases']
 
-# %% ../nbs/16_align.ipynb #1a3e9687
+# %% ../nbs/16_align.ipynb #f70478bb
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,15 @@ from .data import Collection
 from .heads import add_head, keep_layers, split_head
 from .losses import embedding_mse_cosine, info_nce_mse
 from .metrics import mean_measures, measure
-from .models import encode, freeze_word_embeddings, has_fast_bf16, load_student, resolve_model, set_dropout
+from disti.models import (
+    encode,
+    freeze_word_embeddings,
+    load_student,
+    real_precision,
+    resolve_model,
+    set_dropout,
+    training_attention,
+)
 from disti.records import (
     Row,
     append_rows,
@@ -258,7 +266,7 @@ def whole_checkpoint(folder: Path, fingerprint: Row) -> Path | None:
             rmtree(checkpoint)  # killed while writing
     return found[max(found)] if found else None
 
-# %% ../nbs/16_align.ipynb #086dc4d7
+# %% ../nbs/16_align.ipynb #fbaa7338
 def train(
     model: SentenceTransformer,  # trained in place
     rows: Sequence[Row],
@@ -287,7 +295,8 @@ def train(
         data_collator=collator, callbacks=[Steps(Path(history), collator)])  # fmt: skip
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with training_attention(model, model.max_seq_length or 512, settings.precision):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else the model would keep computing in bf16
     with replacing(folder / "done.pt") as made:
         torch.save(model.state_dict(), made)
@@ -296,14 +305,14 @@ def train(
 
 def arguments(settings: Fit, folder: Path, device: str) -> SentenceTransformerTrainingArguments:
     "The trainer's own arguments."
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
+    precision = real_precision(settings.precision, device)
     log = max(1, min(settings.log_steps, settings.steps // 8))
     save = max(1, round(settings.checkpoint_steps / log)) * log  # a resumed run then logs what the whole one logs
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.lr, warmup_steps=round(settings.warmup * settings.steps), lr_scheduler_type="linear",
-        weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, bf16=bf16,
-        fp16=settings.precision == "fp16", use_cpu=device == "cpu", save_strategy="steps",
+        weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, bf16=precision == "bf16",
+        fp16=precision == "fp16", use_cpu=device == "cpu", save_strategy="steps",
         gradient_accumulation_steps=settings.accumulate, save_steps=save, save_total_limit=2,
         logging_steps=log, logging_first_step=True, report_to="none",
         seed=settings.seed, data_seed=settings.seed, disable_tqdm=True, remove_unused_columns=False,

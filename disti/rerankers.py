@@ -7,12 +7,12 @@ __all__ = ['BGE', 'QWEN', 'GIVEN', 'TEMPLATES', 'Template', 'find_template', 'se
            'weights_dtype', 'padded', 'answer_ids', 'answer_logits', 'yes_minus_no', 'llm_reranker', 'place_of',
            'budget', 'room_of', 'one_layer', 'check_compression', 'flag_reranker']
 
-# %% ../nbs/06c_rerankers.ipynb #66a8bb19
+# %% ../nbs/06c_rerankers.ipynb #6470becf
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from .layerwise import LAYERWISE, Head, layer_scores, layerwise_settings, load_layerwise
 from .linear import quantize_linears
-from .models import resolve_model
-from .scorers import Pair, PairEngine, Precision, Scorer, digest_of, real_precision, weights_digest
+from .models import real_precision, resolve_model
+from .scorers import Pair, PairEngine, Precision, Scorer, digest_of, weights_digest
 
 # %% ../nbs/06c_rerankers.ipynb #b25a9fc3
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def yes_minus_no(model: Any, answers: list[int], tokens: dict[str, list]) -> Ten
     logits = answer_logits(model, answers, tokens)
     return logits[:, 0] - logits[:, 1] if len(answers) == 2 else logits[:, 0]
 
-# %% ../nbs/06c_rerankers.ipynb #13402db0
+# %% ../nbs/06c_rerankers.ipynb #3f92b247
 def llm_reranker(
     name: str | Path,  # folder or hub name of a causal language model
     *,
@@ -164,7 +164,7 @@ def llm_reranker(
 ) -> Scorer:
     "A language model that answers yes or no: the logit of its answer."
     place, source = place_of(device), resolve_model(name)
-    bits: Any = real_precision(precision, place)
+    bits: Any = real_precision(precision, place, get_args(Precision))
     if (kind := PretrainedConfig.get_config_dict(source)[0].get("model_type", "")) in LAYERWISE:
         raise ValueError(f"{name} is a {kind!r}, which has a head a layer and no answer; use flag_reranker")
     chosen = find_template(template, kind, instruction)
@@ -220,7 +220,7 @@ def check_compression(compress_layers: Sequence[int], ratio: int, model_type: st
         raise ValueError(f"no layer {wrong[0]} to compress at; choose from 1 to {layers - 1} (below the cutoff)")
     return tuple(sorted(set(compress_layers)))
 
-# %% ../nbs/06c_rerankers.ipynb #40545ec2
+# %% ../nbs/06c_rerankers.ipynb #dde779fb
 def flag_reranker(
     name: str | Path,  # folder or hub name of a layerwise reranker
     *,
@@ -237,7 +237,7 @@ def flag_reranker(
 ) -> Scorer:
     "A layerwise reranker: the score of its head after some of its layers."
     place, saved = place_of(device), layerwise_settings(name)
-    bits: Any = real_precision(precision, place)
+    bits: Any = real_precision(precision, place, get_args(Precision))
     layers = one_layer(cutoff_layers) or saved["num_hidden_layers"]
     compressed = check_compression(compress_layers, compress_ratio, saved["model_type"], layers)
     chosen = find_template("auto", saved["model_type"], instruction)

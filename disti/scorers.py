@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Pair', 'SCALES', 'Precision', 'Tokens', 'BACKENDS', 'SCORERS', 'none_cut', 'Scorer', 'digest_of', 'PartialScores',
-           'token_batches', 'real_precision', 'out_of_memory', 'PairEngine', 'keep_score_in_fp32', 'reranker_engine',
-           'token_counts', 'long_pairs', 'load_reranker', 'weights_digest', 'ready_to_score', 'cross_encoder',
-           'embedding_scorer', 'bm25_scorer', 'load_scorer']
+           'token_batches', 'out_of_memory', 'PairEngine', 'keep_score_in_fp32', 'reranker_engine', 'token_counts',
+           'long_pairs', 'load_reranker', 'weights_digest', 'ready_to_score', 'cross_encoder', 'embedding_scorer',
+           'bm25_scorer', 'load_scorer']
 
-# %% ../nbs/06_scorers.ipynb #6a14aece
+# %% ../nbs/06_scorers.ipynb #5b9513a6
 import hashlib
 import importlib
 import inspect
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .adapters import merge_adapter
 from .linear import pack_linears, quantize_linears
-from .models import autocast, encode, has_fast_bf16, load_cross_encoder, load_student, resolve_model
+from .models import autocast, encode, load_cross_encoder, load_student, real_precision, resolve_model
 from .openvino import use_openvino
 from .records import file_hash
 from .retrieve import BM25, bm25_index, bm25_scores
@@ -102,15 +102,8 @@ def token_batches(
             batches.append([row])
     return batches
 
-# %% ../nbs/06_scorers.ipynb #73a08ff5
+# %% ../nbs/06_scorers.ipynb #9d724ac4
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"]
-
-
-def real_precision(precision: Precision, device: str) -> str:
-    "What 'auto' means on this device: scores depend on it, so the digest names it."
-    if precision not in get_args(Precision):
-        raise ValueError(f"no precision {precision!r}; choose from {', '.join(get_args(Precision))}")
-    return precision if precision != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -270,7 +263,7 @@ def ready_to_score(model: CrossEncoder, precision: str, backend: str = "torch") 
         pack_linears(body.model, precision)  # type: ignore[arg-type]
     return model
 
-# %% ../nbs/06_scorers.ipynb #16766c77
+# %% ../nbs/06_scorers.ipynb #026a6147
 def cross_encoder(
     name: str | Path,  # folder or hub name of a reranker with one output
     *,
@@ -283,7 +276,7 @@ def cross_encoder(
     "A cross-encoder: query and passage are read together; raw logits."
     model = load_reranker(name, max_length, device)
     place, length = str(model.device), model.max_seq_length or 512
-    chosen = real_precision(precision, place)
+    chosen = real_precision(precision, place, get_args(Precision))
     digest = digest_of("cross_encoder", weights=weights_digest(model, name), max_length=length, precision=chosen,
                        prompts=model.prompts, prompt=model.default_prompt_name,
                        **({"backend": backend} if backend != "torch" else {}))
@@ -292,7 +285,7 @@ def cross_encoder(
     return Scorer(Path(resolve_model(name)).name, "logit", digest, engine, partial(long_pairs, model.tokenizer, length),
                   engine)
 
-# %% ../nbs/06_scorers.ipynb #b3b085c1
+# %% ../nbs/06_scorers.ipynb #63f7c034
 def embedding_scorer(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -307,7 +300,8 @@ def embedding_scorer(
     model = load_student(name, max_length=max_length or None, device=device or None,
                          query_prompt=query_prompt, passage_prompt=passage_prompt)
     length, folder = model.max_seq_length or 512, Path(resolve_model(name))
-    rows, chosen = max(1, (batch_tokens or 16_384) // length), real_precision(precision, str(model.device))
+    rows = max(1, (batch_tokens or 16_384) // length)
+    chosen = real_precision(precision, str(model.device), get_args(Precision))
 
     def cosine(pairs: Sequence[Pair]) -> np.ndarray:
         sides = []

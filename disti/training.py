@@ -6,7 +6,7 @@
 __all__ = ['LINT', 'Fit', 'ListTrainer', 'PairTrainer', 'save_steps', 'arguments', 'check_fit', 'build_trainer', 'chunked',
            'load_best', 'train_on', 'look_first', 'fit', 'begin', 'agreement', 'plot_history', 'save_trained']
 
-# %% ../nbs/08_training.ipynb #c45bee60
+# %% ../nbs/08_training.ipynb #45a9d1a6
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +28,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from .batches import DistillLoss, ListCollator, PairCollator, RerankLoss
 from .distributed import from_first, is_first, join, life, wait
-from .models import freeze_word_embeddings, has_fast_bf16, set_dropout
+from .models import freeze_word_embeddings, real_precision, set_dropout, training_attention
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, replacing, stamp
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 
-# %% ../nbs/08_training.ipynb #8223de89
+# %% ../nbs/08_training.ipynb #cd1cd936
 @dataclass(frozen=True)
 class Fit:
     "Everything `fit` needs to know beside model, data and objective."
@@ -78,7 +78,7 @@ def save_steps(settings: Fit) -> tuple[int, int]:  # steps between logs; between
 
 def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
     "The trainer's own arguments."
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_fast_bf16(device))
+    precision = real_precision(settings.precision, device)
     log, save = save_steps(settings)
     trackers = [name for name in settings.report_to.split(",") if name not in ("tensorboard", "none")]
     return kind(
@@ -91,8 +91,8 @@ def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         gradient_accumulation_steps=settings.accumulate,
-        bf16=bf16,
-        fp16=settings.precision == "fp16",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=device == "cpu",
         save_strategy="steps",
         save_steps=save,
@@ -227,7 +227,7 @@ def look_first(
     if settings.lint == "stop":
         lint.stop_on(found)
 
-# %% ../nbs/08_training.ipynb #cdd44610
+# %% ../nbs/08_training.ipynb #131d4b1f
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`; with a collator, whatever it takes
@@ -259,8 +259,9 @@ def fit(
         freeze_word_embeddings(model)
     loss = loss or (RerankLoss if pairs else DistillLoss)(model, weights, options)  # type: ignore[arg-type]
     collator = collator or (PairCollator if pairs else ListCollator)(model)  # type: ignore[arg-type]
-    train_on(lambda: build_trainer(model, rows, loss, collator, settings, recovery, list(weights), evaluate), model,
-             settings, recovery, resume)
+    with training_attention(model, model.max_seq_length or 512, settings.precision):
+        train_on(lambda: build_trainer(model, rows, loss, collator, settings, recovery, list(weights), evaluate), model,
+                 settings, recovery, resume)
     wait()
     if is_first():
         rmtree(folder)
