@@ -4,45 +4,31 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'new_student', 'teacher_digest', 'stored_embeddings', 'fill', 'TextCollator', 'tokenised', 'tokens_of',
-           'AlignLoss', 'ListsCollator', 'ContrastLoss', 'Steps', 'whole_checkpoint', 'train', 'arguments', 'align',
-           'cosine_to_teacher', 'compare_spaces', 'space_table', 'training_texts', 'few_negatives', 'teach_vectors',
-           'plot_phases']
+           'AlignLoss', 'ListsCollator', 'ContrastLoss', 'train', 'align', 'cosine_to_teacher', 'compare_spaces',
+           'space_table', 'training_texts', 'few_negatives', 'teach_vectors', 'plot_phases']
 
-# %% ../nbs/16_align.ipynb #f70478bb
+# %% ../nbs/16_align.ipynb #4c9b97fa
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
-from transformers import ProgressCallback, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
 
 from .data import Collection
+from .distributed import is_first
 from .heads import add_head, keep_layers, split_head
 from .losses import embedding_mse_cosine, info_nce_mse
 from .metrics import mean_measures, measure
-from disti.models import (
-    encode,
-    freeze_word_embeddings,
-    load_student,
-    real_precision,
-    resolve_model,
-    set_dropout,
-    training_attention,
-)
+from .models import encode, load_student, resolve_model
 from disti.records import (
     Row,
-    append_rows,
     file_hash,
     manifest_path,
     read_manifest,
@@ -50,11 +36,10 @@ from disti.records import (
     replacing,
     stamp,
     text_id,
-    write_rows,
     write_text,
 )
 from .retrieve import dense_run
-from .training import Fit
+from .training import Fit, fit
 
 # %% ../nbs/16_align.ipynb #8c0c4828
 def new_student(
@@ -226,47 +211,7 @@ class ContrastLoss(nn.Module):
             found[0], passages[index], labels["labels"], labels["query"], labels["passage"][index], mask=labels["mask"],
             ids=index, tau=self.tau, mse=float(name == "mse")) for name, weight in weights.items()}  # fmt: skip
 
-# %% ../nbs/16_align.ipynb #8fdcca59
-class Steps(TrainerCallback):
-    "Writes a history row whenever the trainer logs."
-
-    def __init__(self, path: Path, collator: TextCollator | ListsCollator) -> None:
-        self.path, self.collator, self.started, self.before = path, collator, time.time(), 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        rows = [row for row in read_partial(self.path) if row["step"] <= state.global_step]
-        write_rows(self.path, rows)  # rows after the checkpoint will be written again
-        self.before, self.started = rows[-1]["seconds"] if rows else 0.0, time.time()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        terms = {name: logs[name] for name in ("mse", "cosine", "info_nce") if name in logs}
-        seconds = time.time() - self.started
-        append_rows(self.path, [{
-            "step": state.global_step, "epoch": round(state.epoch or 0.0, 4), "loss": logs["loss"], "terms": terms,
-            "lr": logs.get("learning_rate", 0.0), "grad_norm": round(float(logs.get("grad_norm", 0.0)), 4),
-            "seconds": round(self.before + seconds, 1),
-            "tokens_per_s": round(self.collator.tokens / max(seconds, 1e-9))}])  # fmt: skip
-
-
-def whole_checkpoint(folder: Path, fingerprint: Row) -> Path | None:
-    "The newest whole checkpoint or `done.pt` of the same run; a folder of another run is emptied."
-    mark, text = folder / "fingerprint.json", json.dumps(fingerprint, sort_keys=True, default=str)
-    if not mark.exists() or mark.read_text(encoding="utf-8") != text:
-        rmtree(folder, ignore_errors=True)
-        write_text(mark, text)
-    if (folder / "done.pt").exists():
-        return folder / "done.pt"
-    found = {}
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            found[json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]] = checkpoint
-        except (OSError, ValueError):
-            rmtree(checkpoint)  # killed while writing
-    return found[max(found)] if found else None
-
-# %% ../nbs/16_align.ipynb #fbaa7338
+# %% ../nbs/16_align.ipynb #55a73c6b
 def train(
     model: SentenceTransformer,  # trained in place
     rows: Sequence[Row],
@@ -274,49 +219,23 @@ def train(
     collator: Any,  # a TextCollator or ListsCollator
     settings: Fit,
     *,
-    checkpoints: str | Path,  # folder of this phase's checkpoints; keeps done.pt at the end
+    checkpoints: str | Path,  # folder of this phase's checkpoints; beside it, .pt has the weights at its end
     history: str | Path,  # file of history rows
     fingerprint: Row,  # what else the weights depend on
 ) -> list[Row]:  # the history
     "Train one phase; an interrupted call goes on where it was, a finished one only loads."
-    if not rows:
-        raise ValueError("nothing to train on; mine more queries")
-    folder, device = Path(checkpoints), model.device.type
-    resume = whole_checkpoint(folder, {"settings": asdict(settings), "rows": len(rows), "more": fingerprint})
-    if resume and resume.name == "done.pt":
-        model.load_state_dict(torch.load(resume, map_location=model.device, weights_only=True))
+    done = Path(checkpoints).with_suffix(".pt")
+    told = json.dumps({"settings": asdict(settings), "rows": len(rows), "more": fingerprint}, sort_keys=True)
+    kept = torch.load(done, map_location=model.device, weights_only=True) if done.exists() else {}
+    if kept.get("of") == told:
+        model.load_state_dict(kept["weights"])
         return read_partial(history)
-    torch.manual_seed(settings.seed)
-    set_dropout(model, settings.dropout)
-    if settings.freeze_words:
-        freeze_word_embeddings(model)
-    trainer = SentenceTransformerTrainer(
-        model=model, args=arguments(settings, folder, device), train_dataset=Dataset.from_list(list(rows)), loss=loss,
-        data_collator=collator, callbacks=[Steps(Path(history), collator)])  # fmt: skip
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    with training_attention(model, model.max_seq_length or 512, settings.precision):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # else the model would keep computing in bf16
-    with replacing(folder / "done.pt") as made:
-        torch.save(model.state_dict(), made)
-    return read_partial(history)
-
-
-def arguments(settings: Fit, folder: Path, device: str) -> SentenceTransformerTrainingArguments:
-    "The trainer's own arguments."
-    precision = real_precision(settings.precision, device)
-    log = max(1, min(settings.log_steps, settings.steps // 8))
-    save = max(1, round(settings.checkpoint_steps / log)) * log  # a resumed run then logs what the whole one logs
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.lr, warmup_steps=round(settings.warmup * settings.steps), lr_scheduler_type="linear",
-        weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, bf16=precision == "bf16",
-        fp16=precision == "fp16", use_cpu=device == "cpu", save_strategy="steps",
-        gradient_accumulation_steps=settings.accumulate, save_steps=save, save_total_limit=2,
-        logging_steps=log, logging_first_step=True, report_to="none",
-        seed=settings.seed, data_seed=settings.seed, disable_tqdm=True, remove_unused_columns=False,
-        dataloader_pin_memory=device != "cpu")  # fmt: skip
+    steps = fit(model, rows, {}, settings, loss=loss, collator=collator, checkpoints=checkpoints, history=history,
+                fingerprint=fingerprint)
+    if is_first():
+        with replacing(done) as made:
+            torch.save({"of": told, "weights": model.state_dict()}, made)
+    return steps
 
 # %% ../nbs/16_align.ipynb #b9733635
 def align(
