@@ -1,4 +1,4 @@
-"Two processes on the CPU train together; one is killed, torchrun starts both again, and nothing is lost."
+"Two processes on the CPU train together; one is killed, runs out of memory or diverges, and nothing is lost."
 
 import json
 import os
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from disti.batches import ListCollator
+from disti.batches import DistillLoss, ListCollator
 from disti.distributed import life
 from disti.models import load_student
 from disti.training import Fit, fit
 
-folder, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
+folder, harm = Path(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 words = "reverse sort open close read write file array socket path table index".split()
 lists = [{"query": a, "passages": [f"{a} the {b}", f"{b} of {c}", f"{c} it"], "labels": [1.0, 0.0, 0.0],
@@ -33,17 +33,30 @@ class Deadly(ListCollator):
 
     def __call__(self, rows):
         self.calls += 1
-        if kill and os.environ["RANK"] == "1" and life() == 0 and self.calls == 13:
+        if harm == "kill" and os.environ["RANK"] == "1" and life() == 0 and self.calls == 13:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(rows)
+
+
+class Ill(DistillLoss):  # in the second process only, in its step 10
+    calls = 0
+
+    def forward(self, features, labels):
+        self.calls += 1
+        now = os.environ["RANK"] == "1" and life() == 0 and self.calls == 10
+        if now and harm == "oom":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {name: term * (float("nan") if now and harm == "nan" else 1) for name, term in
+                super().forward(features, labels).items()}
 
 
 model = load_student(folder / "base", device="cpu")
 settings = Fit(steps=16, batch_size=3, lr=3e-3, precision="fp32", checkpoint_steps=4, log_steps=2, freeze_words=False,
                lint="off", report_to="none", chunk=int(sys.argv[3]))
-fit(model, lists, {"info_nce": 1.0, "kl": 1.0}, settings, checkpoints=folder / sys.argv[2],
-    history=folder / f"{sys.argv[2]}.history.jsonl", collator=Deadly(model))
-torch.save(model.state_dict(), folder / f"{sys.argv[2]}-{os.environ['RANK']}.pt")
+weights = {"info_nce": 1.0, "kl": 1.0}
+fit(model, lists, weights, settings, checkpoints=folder / harm, history=folder / f"{harm}.history.jsonl",
+    loss=Ill(model, weights), collator=Deadly(model))
+torch.save(model.state_dict(), folder / f"{harm}-{os.environ['RANK']}.pt")
 """
 
 
@@ -63,6 +76,11 @@ def weights(folder: Path, name: str, rank: int) -> torch.Tensor:
     return torch.cat([p.flatten() for p in torch.load(folder / f"{name}-{rank}.pt", weights_only=True).values()])
 
 
+def events(folder: Path, name: str) -> list[dict]:
+    "What happened to a run."
+    return [json.loads(line) for line in (folder / f"{name}.events.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     "A run of two processes that nobody disturbs."
@@ -77,7 +95,7 @@ def test_killed_process_is_restarted(whole: tuple[Path, list[dict]]) -> None:
     folder, history = whole
     again = train(folder, "kill")
     assert not (folder / "whole.events.jsonl").exists()
-    (event,) = [json.loads(line) for line in (folder / "kill.events.jsonl").read_text().splitlines()]
+    (event,) = events(folder, "kill")
     assert (event["event"], event["step"]) in (("restart", 8), ("restart", 12)), "on from a checkpoint, not from 0"
     assert torch.equal(weights(folder, "whole", 0), weights(folder, "whole", 1)), "both processes have one model"
     assert torch.equal(weights(folder, "kill", 0), weights(folder, "kill", 1))
@@ -94,3 +112,21 @@ def test_chunks_in_two_processes(whole: tuple[Path, list[dict]]) -> None:
     folder, _ = whole
     train(folder, "chunks", chunk=2)
     assert (weights(folder, "whole", 0) - weights(folder, "chunks", 0)).abs().max() < 1e-5
+
+
+def test_one_process_runs_out_of_memory(whole: tuple[Path, list[dict]]) -> None:
+    folder, history = whole
+    again = train(folder, "oom")
+    assert [(event["event"], event["step"]) for event in events(folder, "oom")] == [("oom", 9), ("restart", 8)]
+    assert "at a time from here on" in events(folder, "oom")[0]["detail"]
+    assert (weights(folder, "whole", 0) - weights(folder, "oom", 0)).abs().max() < 1e-5, "smaller chunks, same gradient"
+    assert [row["step"] for row in again] == [row["step"] for row in history]
+
+
+def test_one_process_diverges(whole: tuple[Path, list[dict]]) -> None:
+    folder, history = whole
+    again = train(folder, "nan")
+    assert [(event["event"], event["step"]) for event in events(folder, "nan")] == [("rollback", 9)]
+    assert torch.equal(weights(folder, "nan", 0), weights(folder, "nan", 1)), "both went back"
+    assert again[-1]["step"] == 16 and again[-1]["loss"] < 0.8 * again[0]["loss"]
+    assert again[-1]["lr"] == pytest.approx(history[-1]["lr"] / 2), "with half the learning rate"
