@@ -6,7 +6,7 @@
 __all__ = ['LINT', 'Fit', 'ListTrainer', 'PairTrainer', 'save_steps', 'arguments', 'check_fit', 'build_trainer', 'chunked',
            'load_best', 'train_on', 'look_first', 'fit', 'begin', 'agreement', 'plot_history', 'save_trained']
 
-# %% ../nbs/08_training.ipynb #45a9d1a6
+# %% ../nbs/08_training.ipynb #fd5bd3be
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +28,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from .batches import DistillLoss, ListCollator, PairCollator, RerankLoss
 from .distributed import from_first, is_first, join, life, wait
+from .linear import training_linears
 from .models import freeze_word_embeddings, real_precision, set_dropout, training_attention
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, replacing, stamp
@@ -227,7 +228,7 @@ def look_first(
     if settings.lint == "stop":
         lint.stop_on(found)
 
-# %% ../nbs/08_training.ipynb #131d4b1f
+# %% ../nbs/08_training.ipynb #196ceb20
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`; with a collator, whatever it takes
@@ -259,7 +260,8 @@ def fit(
         freeze_word_embeddings(model)
     loss = loss or (RerankLoss if pairs else DistillLoss)(model, weights, options)  # type: ignore[arg-type]
     collator = collator or (PairCollator if pairs else ListCollator)(model)  # type: ignore[arg-type]
-    with training_attention(model, model.max_seq_length or 512, settings.precision):
+    precision = real_precision(settings.precision, model.device.type)
+    with training_attention(model, model.max_seq_length or 512, precision), training_linears(model, precision):
         train_on(lambda: build_trainer(model, rows, loss, collator, settings, recovery, list(weights), evaluate), model,
                  settings, recovery, resume)
     wait()
