@@ -255,7 +255,7 @@ class HybridLoss(DistillLoss):
         both = hybrid(query, passages[at], taught, ids=at, tau=self.tau, beta=self.weights["mse"])
         return {"info_nce": contrast, "mse": both - contrast}
 
-# %% ../nbs/07b_batches.ipynb #be6dffe4
+# %% ../nbs/07b_batches.ipynb #445c11f0
 @dataclass
 class PairCollator:
     "Batches of list rows for a cross-encoder: features of pairs by bucket, and their place in the lists."
@@ -292,7 +292,9 @@ class RerankLoss(nn.Module):
         self.model, self.weights, self.options = model, dict(weights), {k: dict(v) for k, v in (options or {}).items()}
         self.shares: dict[str, float] | None = None  # of the last batch, when set to {} before it
 
-    def forward(self, features: list[dict[str, Any]], labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, features: list[dict[str, Any]], labels: dict[str, Tensor], **given: Any  # prompt and task
+    ) -> dict[str, Tensor]:
         "Weighted terms over the lists."
         logits = torch.cat([self.model(dict(part))["scores"].float().view(-1) for part in features])[labels["index"]]
         _, terms = mix(

@@ -27,7 +27,7 @@ from .progress import record_event
 from .records import write_text
 from .scorers import out_of_memory
 
-# %% ../nbs/07e_recover.ipynb #b4d4f139
+# %% ../nbs/07e_recover.ipynb #c2d775bd
 class ChunkedScores(Chunked):
     "A cross-encoder that scores a batch in chunks and keeps no activations."
 
@@ -52,8 +52,8 @@ class InChunks(CachedLoss):
         super().__init__(loss, chunk)
         self.kind = ChunkedScores if scores else Chunked
 
-    def forward(self, features: Sequence[dict[str, Any]], labels: Any) -> Any:  # what the loss gives
-        "The loss of the batch."
+    def forward(self, features: Sequence[dict[str, Any]], labels: Any, **_: Any) -> Any:  # what the loss gives
+        "The loss of the batch; the trainer of cross-encoders passes on a prompt and a task, which are not needed."
         if not self.chunk:
             return self.loss(features, labels)
         with replaced(self.loss, self.kind(self.model, self.chunk)):
