@@ -5,7 +5,8 @@
 Four conditions, on a finished run of the demo: its labels as they are; 30 % of them moved to a wrong passage of their
 list; no labels at all, but pseudo-queries (a sentence taken out of a passage of the collection that is searched, the
 rest of which is the passage to find); and a student of three layers. In each, `full` is InfoNCE on the labels there
-are, `distilled` adds KL on the teacher's scores, `kl` has only those. The teacher is the run's own, which learnt from
+are, `distilled` adds KL on the teacher's scores, `kl` has only those, `selective` is `distilled` without the lists whose
+label the teacher contradicts. The teacher is the run's own, which learnt from
 clean labels of queries that are neither searched nor tested, as a bought reranker would; "noise, teacher too" trains
 another on the noise. Two seeds, paired tests over the test queries. Seeds may run at once, one a process; a stopped
 study goes on where it was. The last line is one JSON object.
@@ -30,6 +31,7 @@ from disti.models import encode, load_student
 from disti.records import Row, read_rows, write_rows
 from disti.score import join_folds, score_groups, score_out_of_fold
 from disti.scorers import bm25_scorer, cross_encoder
+from disti.selective import by_margin
 from disti.stats import verdict
 from disti.teach import train_teacher, training_groups
 from disti.training import Fit
@@ -42,7 +44,7 @@ made.add_argument("--teacher-steps", type=int, default=60, help="of the teacher 
 made.add_argument("--only", nargs="*", default=[], help="conditions; none: all")
 options = made.parse_args()
 demo = Demo(options)
-METHODS = {"full": "info_nce", "distilled": "info_nce + kl", "kl": "kl"}
+METHODS = {"full": "info_nce", "distilled": "info_nce + kl", "kl": "kl", "selective": "info_nce + kl"}
 Lists = tuple[list[Row], dict[str, str], dict[str, str]]  # scored rows, queries, corpus
 
 
@@ -136,6 +138,8 @@ def base(condition: str) -> SentenceTransformer:
 def trained(condition: str, method: str, seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
     "One student."
     scored, queries, corpus = lists[condition]()
+    if method == "selective":
+        scored = by_margin(scored, 0.0).groups
     weights = parse_mix(METHODS[method])
     rows = list_rows(sample_negatives(scored, options.n_negatives, seed), queries, corpus)
     tau = choose_temperature(rows, 0)[0]
@@ -170,7 +174,8 @@ def start(condition: str) -> Values:
 def students(condition: str) -> dict[str, list[Values]]:
     "Method → values of each seed."
     each = {}
-    for method in [*METHODS, *(["imitated"] if condition == "3 layers" else [])]:
+    last = {"clean labels": [], "3 layers": ["imitated"]}.get(condition, ["selective"])
+    for method in [*list(METHODS)[:3], *last]:
         make = imitated if method == "imitated" else partial(trained, condition, method)
         keep = (condition, method) == ("clean labels", "full")
         each[method] = [demo.student({"condition": condition, "method": method, "seed": seed}, partial(make, seed),
