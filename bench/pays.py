@@ -5,11 +5,10 @@
 Four conditions, on a finished run of the demo: its labels as they are; 30 % of them moved to a wrong passage of their
 list; no labels at all, but pseudo-queries (a sentence taken out of a passage of the collection that is searched, the
 rest of which is the passage to find); and a student of three layers. In each, `full` is InfoNCE on the labels there
-are, `distilled` adds KL on the teacher's scores, `kl` has only those, `selective` is `distilled` without the lists whose
-label the teacher contradicts. The teacher is the run's own, which learnt from
-clean labels of queries that are neither searched nor tested, as a bought reranker would; "noise, teacher too" trains
-another on the noise. Two seeds, paired tests over the test queries. Seeds may run at once, one a process; a stopped
-study goes on where it was. The last line is one JSON object.
+are, `distilled` adds KL on the teacher's scores, `kl` has only those, `selective` is `distilled` without the lists
+whose label the teacher contradicts. The teacher is the run's own, which learnt from clean labels of queries that are
+neither searched nor tested, as a bought reranker would; "noise, teacher too" trains another on the noise. Two seeds,
+paired tests over the test queries. A stopped study goes on where it was. The last line is one JSON object.
 """
 import json
 import re

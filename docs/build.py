@@ -230,7 +230,7 @@ def page_groups() -> dict[str, list[str]]:
     groups = {"Start": ["What disti is <self>", "start"]}
     for caption, numbers in GROUPS.items():
         groups[caption] = [stem for stem in stems if re.match(r"\d\d", stem) and int(stem[:2]) in numbers]
-    groups["How to"] = ["your-data", "teachers", "measured"] + [
+    groups["How to"] = ["your-data", "teachers", "training", "measured"] + [
         f"tutorials/{path.stem}" for path in sorted((NBS / "tutorials").glob("*.ipynb"))
     ]
     return groups
