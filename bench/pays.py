@@ -143,7 +143,8 @@ def trained(condition: str, method: str, seed: int, folder: Path) -> tuple[Sente
     rows = list_rows(sample_negatives(scored, options.n_negatives, seed), queries, corpus)
     tau = choose_temperature(rows, 0)[0]
     given = options_for(weights, tau=0.05, tau_student=0.05, tau_teacher=tau)
-    return demo.train(base(condition), rows, weights, demo.settings(seed), folder, options=given)
+    settings = demo.settings(seed, lint="warn")  # of pseudo-labels the teacher thinks little
+    return demo.train(base(condition), rows, weights, settings, folder, options=given)
 
 
 def imitated(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
