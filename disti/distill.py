@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['choose_temperature', 'distil', 'agreements']
 
-# %% ../nbs/14_distill.ipynb #d8ad126c
-from collections.abc import Mapping, Sequence
+# %% ../nbs/14_distill.ipynb #08df6011
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -15,7 +15,7 @@ from .batches import list_rows, options_for, parse_mix, sample_negatives
 from .losses import auto_temperature, effective_list_size
 from .models import load_student
 from .records import Row, RowError, text_id
-from .training import Fit, agreement, fit
+from .training import Fit, agreement, best_dev, fit
 
 # %% ../nbs/14_distill.ipynb #ba8c9714
 def choose_temperature(
@@ -31,7 +31,7 @@ def choose_temperature(
     tau = tau or auto_temperature(scores)
     return tau, float(effective_list_size(scores, tau).median())
 
-# %% ../nbs/14_distill.ipynb #7498dbea
+# %% ../nbs/14_distill.ipynb #cbd7b685
 def distil(
     scored: Sequence[Row],  # kind scored: training lists
     queries: Mapping[str, str],
@@ -47,6 +47,7 @@ def distil(
     settings: Fit,
     checkpoints: str | Path,
     history: str | Path,
+    evaluate: Callable[[SentenceTransformer], float] | None = None,  # with settings.eval_steps: what to stop early on
 ) -> tuple[SentenceTransformer, Row]:  # the student; temperature, effective list size, first and last loss
     "Distil a teacher's scores into a student."
     rows = list_rows(sample_negatives(scored, n_negatives, settings.seed), queries, corpus)
@@ -61,6 +62,7 @@ def distil(
         options=options_for(weights, tau=tau_student, tau_student=tau_student, tau_teacher=tau),
         checkpoints=checkpoints,
         history=history,
+        evaluate=evaluate,
         fingerprint={
             "model": str(model),
             "train_length": train_length,
@@ -74,6 +76,7 @@ def distil(
         "effective_list_size": round(size, 3),
         "first_loss": steps[0]["loss"],
         "last_loss": steps[-1]["loss"],
+        **best_dev(steps),
     }
 
 

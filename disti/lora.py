@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'prepare', 'tune', 'save_merged', 'cosines']
 
-# %% ../nbs/15_lora.ipynb #d35c9dfc
-from collections.abc import Mapping, Sequence
+# %% ../nbs/15_lora.ipynb #93438b72
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .adapters import add_lora, check_merge, merge_adapter
 from .batches import list_rows, options_for, parse_mix, sample_negatives
 from .models import encode, load_student
 from .records import Row, replacing
-from .training import Fit, fit
+from .training import Fit, best_dev, fit
 
 # %% ../nbs/15_lora.ipynb #2b02313d
 METHODS = ("lora", "full")
@@ -35,7 +35,7 @@ def prepare(
         else sum(p.numel() for p in student.parameters() if p.requires_grad)
     )
 
-# %% ../nbs/15_lora.ipynb #c0d0847d
+# %% ../nbs/15_lora.ipynb #826bf6f6
 def tune(
     groups: Sequence[Row],  # kind group
     queries: Mapping[str, str],
@@ -53,6 +53,7 @@ def tune(
     settings: Fit,
     checkpoints: str | Path,
     history: str | Path,
+    evaluate: Callable[[SentenceTransformer], float] | None = None,  # with settings.eval_steps: what to stop early on
     adapter: str | Path | None = None,  # where to save the PEFT adapter before it is merged
 ) -> tuple[SentenceTransformer, Row]:  # the student, adapter merged; what was trained, first and last loss
     "Fine-tune a student on labels."
@@ -68,6 +69,7 @@ def tune(
         options=options_for(parse_mix(loss), tau=tau_student),
         checkpoints=checkpoints,
         history=history,
+        evaluate=evaluate,
         fingerprint={
             "model": str(model),
             "method": method,
@@ -81,7 +83,7 @@ def tune(
     student.max_seq_length = max_length
     if method == "lora":
         facts |= save_merged(student, load_student(model, max_length=max_length), rows[0]["passages"], adapter)
-    return student, facts | {"first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"]}
+    return student, facts | {"first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"], **best_dev(steps)}
 
 
 def save_merged(

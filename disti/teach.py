@@ -6,7 +6,7 @@
 __all__ = ['FLAT', 'METHODS', 'training_groups', 'list_scores', 'spread_of', 'check_collapse', 'first_rank_share', 'scored_list',
            'dev_evaluation', 'new_teacher', 'merge_checked', 'train_teacher', 'describe']
 
-# %% ../nbs/12_teach.ipynb #20e9e423
+# %% ../nbs/12_teach.ipynb #04eda43a
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from .data import Qrels, fold_of
 from .metrics import mean_measures, measure
 from .models import Precision, autocast, new_cross_encoder
 from .records import Row, replacing
-from .training import Fit, fit
+from .training import Fit, best_dev, fit
 
 # %% ../nbs/12_teach.ipynb #4ca7e5fb
 def training_groups(
@@ -148,7 +148,7 @@ def merge_checked(
             teacher.save_pretrained(str(made))
     return check_merge(before, np.concatenate(list_scores(merge_adapter(teacher), rows, "fp32")), start)
 
-# %% ../nbs/12_teach.ipynb #7ae8c0f8
+# %% ../nbs/12_teach.ipynb #bff0de0f
 def train_teacher(
     groups: Sequence[Row],  # kind group
     queries: Mapping[str, str],
@@ -185,12 +185,9 @@ def train_teacher(
 def describe(teacher: CrossEncoder, rows: Sequence[Row], history: Sequence[Row]) -> Row:
     "What a trained teacher does on its own lists; a collapsed one is an error."
     scores = list_scores(teacher, rows)
-    facts = {
+    return {
         "spread": round(check_collapse(scores), 3),
         "first": round(first_rank_share(rows, scores), 3),
         "loss": history[-1]["loss"],
+        **best_dev(history),
     }
-    if dev := [(row["dev"], -row["step"]) for row in history if "dev" in row]:
-        best, step = max(dev)
-        facts |= {"dev nDCG@10": round(best, 4), "best_step": -step, "last_step": history[-1]["step"]}
-    return facts

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['LINT', 'Fit', 'ListTrainer', 'PairTrainer', 'save_steps', 'arguments', 'check_fit', 'build_trainer', 'chunked',
-           'load_best', 'train_on', 'look_first', 'fit', 'begin', 'agreement', 'plot_history', 'save_trained']
+           'load_best', 'train_on', 'look_first', 'fit', 'begin', 'list_cosines', 'agreement', 'dev_ndcg', 'best_dev',
+           'plot_history', 'save_trained']
 
-# %% ../nbs/08_training.ipynb #fd5bd3be
+# %% ../nbs/08_training.ipynb #33418756
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,13 +30,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from .batches import DistillLoss, ListCollator, PairCollator, RerankLoss
 from .distributed import from_first, is_first, join, life, wait
+from .ensemble import list_ndcg
 from .linear import training_linears
 from .models import freeze_word_embeddings, real_precision, set_dropout, training_attention
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, replacing, stamp
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 
-# %% ../nbs/08_training.ipynb #cd1cd936
+# %% ../nbs/08_training.ipynb #9a5f0f6e
 @dataclass(frozen=True)
 class Fit:
     "Everything `fit` needs to know beside model, data and objective."
@@ -54,6 +57,8 @@ class Fit:
     eval_steps: int = 0  # steps between evaluations; 0: none
     patience: int = 0  # evaluations without improvement that end the run; 0: it runs to its last step
     chunk: int = 0  # texts encoded at once, with the batch's gradient; 0: all of them, until memory runs out
+    gradient_checkpointing: bool = False  # keep the activations of layer borders only, compute the others twice
+    compile: bool = False  # torch.compile: minutes at the start, faster steps on a GPU
     rollbacks: int = 3  # how often a diverged run may go back, each time with half the learning rate
     spike: float = 5.0  # a loss so many times above what was normal is a divergence; 0: only NaN and infinity are
     lint: str = "stop"  # findings before the first step: stop (a grave one is an error), warn (shown only), off
@@ -94,6 +99,9 @@ def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
         gradient_accumulation_steps=settings.accumulate,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},  # word embeddings may be frozen
+        torch_compile=settings.compile,
         use_cpu=device == "cpu",
         save_strategy="steps",
         save_steps=save,
@@ -228,7 +236,7 @@ def look_first(
     if settings.lint == "stop":
         lint.stop_on(found)
 
-# %% ../nbs/08_training.ipynb #196ceb20
+# %% ../nbs/08_training.ipynb #3402bcc0
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`; with a collator, whatever it takes
@@ -261,7 +269,8 @@ def fit(
     loss = loss or (RerankLoss if pairs else DistillLoss)(model, weights, options)  # type: ignore[arg-type]
     collator = collator or (PairCollator if pairs else ListCollator)(model)  # type: ignore[arg-type]
     precision = real_precision(settings.precision, model.device.type)
-    with training_attention(model, model.max_seq_length or 512, precision), training_linears(model, precision):
+    linears = nullcontext() if settings.compile else training_linears(model, precision)  # the compiler has its own
+    with training_attention(model, model.max_seq_length or 512, precision), linears:
         train_on(lambda: build_trainer(model, rows, loss, collator, settings, recovery, list(weights), evaluate), model,
                  settings, recovery, resume)
     wait()
@@ -279,7 +288,20 @@ def begin(resume: Path | None, recovery: Recovery) -> None:
         step = int(resume.name.split("-")[1]) if resume else 0
         record_event(recovery.history, step, "restart", f"life {life() + 1} of the processes; on from step {step}")
 
-# %% ../nbs/08_training.ipynb #67034267
+# %% ../nbs/08_training.ipynb #40daf294
+def list_cosines(
+    model: SentenceTransformer,
+    rows: Sequence[Row],  # of `list_rows`
+) -> list[np.ndarray]:  # of each list
+    "A student's cosines of lists; a passage of several lists is encoded once."
+    from disti.models import encode
+
+    passages = sorted({text for row in rows for text in row["passages"]})
+    at, vectors = {text: i for i, text in enumerate(passages)}, encode(model, passages)
+    queries = encode(model, [row["query"] for row in rows], kind="query")
+    return [vectors[[at[text] for text in row["passages"]]] @ query for row, query in zip(rows, queries, strict=True)]
+
+
 def agreement(
     model: SentenceTransformer,
     rows: Sequence[Row],  # of `list_rows`, with scores
@@ -287,17 +309,32 @@ def agreement(
     "Mean Spearman correlation, over lists of at least 3, between student cosines and teacher scores."
     from scipy.stats import spearmanr
 
-    from disti.models import encode
+    long = [row for row in rows if len(row["scores"]) > 2]
+    pairs = zip(list_cosines(model, long), long, strict=True)
+    return float(np.nanmean([spearmanr(found, row["scores"]).statistic for found, row in pairs]))
 
-    passages = sorted({text for row in rows for text in row["passages"]})
-    at, vectors = {text: i for i, text in enumerate(passages)}, encode(model, passages)
-    queries = encode(model, [row["query"] for row in rows], kind="query")
-    found = [
-        spearmanr(vectors[[at[text] for text in row["passages"]]] @ query, row["scores"]).statistic
-        for row, query in zip(rows, queries, strict=True)
-        if len(row["scores"]) > 2
-    ]
-    return float(np.nanmean(found))
+
+def dev_ndcg(
+    model: SentenceTransformer,
+    rows: Sequence[Row],  # of `list_rows`: what a search found for held-out queries
+) -> float:  # 0 to 1
+    "Mean nDCG@10 of reranking lists by cosine: what to stop early on."
+    judged = [row for row in rows if max(row["labels"], default=0) > 0]
+    if not judged:
+        raise ValueError("no dev list holds a relevant passage, so nothing can be stopped on; mine deeper (depth)")
+    pairs = zip(list_cosines(model, judged), judged, strict=True)
+    return float(np.mean([list_ndcg(found, row["labels"]) for found, row in pairs]))
+
+
+def best_dev(
+    history: Sequence[Row],
+) -> Row:  # {} without evaluations
+    "The best evaluation on dev and its step, whose weights were kept, and the last step."
+    dev = [(row["dev"], -row["step"]) for row in history if "dev" in row]
+    if not dev:
+        return {}
+    best, step = max(dev)
+    return {"dev nDCG@10": round(best, 4), "best_step": -step, "last_step": history[-1]["step"]}
 
 # %% ../nbs/08_training.ipynb #8eddbafc
 def plot_history(rows: Sequence[Row], title: str) -> None:
