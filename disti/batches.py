@@ -6,7 +6,7 @@
 __all__ = ['UNPADDED', 'list_rows', 'sample_negatives', 'parse_mix', 'options_for', 'TokenCache', 'ListCollator', 'padded',
            'DistillLoss', 'term_shares', 'batch_terms', 'HybridLoss', 'PairCollator', 'RerankLoss']
 
-# %% ../nbs/07b_batches.ipynb #0413412b
+# %% ../nbs/07b_batches.ipynb #c38845fb
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
 
+from .heads import truncate
 from .losses import LOSSES, gradient_shares, hybrid, mix
 from .records import PARALLEL, Row, RowError
 
@@ -167,7 +168,7 @@ def padded(rows: list[Row], index: list[list[int]]) -> dict[str, Tensor]:  # eac
         "scores": fill([row["scores"] for row in rows], float("nan"), torch.float32),
     }
 
-# %% ../nbs/07b_batches.ipynb #80227dea
+# %% ../nbs/07b_batches.ipynb #20a02d85
 class DistillLoss(nn.Module):
     "From a batch of `ListCollator` to the losses of `disti.losses`, in anyone's SentenceTransformerTrainer."
 
@@ -176,9 +177,11 @@ class DistillLoss(nn.Module):
         model: SentenceTransformer,
         weights: Mapping[str, float],  # loss name → weight
         options: Mapping[str, Mapping[str, Any]] | None = None,  # loss name → its keyword arguments
+        dims: Sequence[int] = (),  # lengths of the embedding to train, by the mean of their losses; (): the full one
     ) -> None:
         super().__init__()
         self.model, self.weights, self.options = model, dict(weights), {k: dict(v) for k, v in (options or {}).items()}
+        self.dims = tuple(dims)
         self.shares: dict[str, float] | None = None  # of the last batch, when set to {} before it
 
     def embed(self, features: dict[str, Any]) -> Tensor:  # [texts, dimensions], rows of length 1, float32
@@ -189,8 +192,10 @@ class DistillLoss(nn.Module):
         "Weighted terms; the trainer adds them and logs each."
         query, passages = self.embed(features[0]), torch.cat([self.embed(part) for part in features[1:]])
         with torch.autocast(query.device.type, enabled=False):
-            cosines = query @ passages.T
-        terms = batch_terms(cosines, labels, self.weights, self.options)
+            cosines = torch.stack([truncate(query, size) @ truncate(passages, size).T for size in self.dims]
+                                  or [query @ passages.T])  # [lengths, b, passages]
+        each = [batch_terms(length, labels, self.weights, self.options) for length in cosines]
+        terms = {name: torch.stack([made[name] for made in each]).mean() for name in self.weights}
         self.shares = self.shares if self.shares is None else term_shares(terms, cosines)
         return terms
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'FRAME', 'PARTS', 'STRUCTURE', 'recipes', 'read_recipe', 'merge', 'shared_params', 'owner_of', 'apply_set',
-           'check_part', 'resolve_recipe', 'check_student', 'main_student', 'job_values', 'job', 'value', 'data_files',
-           'check_data', 'planned', 'complaint', 'PeakMemory', 'stage_seconds', 'snakemake_words', 'run_snakemake',
-           'show_plan', 'show_result', 'run_pipeline', 'parser', 'read_sets', 'main']
+           'check_part', 'resolve_recipe', 'check_student', 'main_student', 'job_values', 'job', 'value', 'made_from',
+           'check_students', 'data_files', 'general_collections', 'check_data', 'planned', 'complaint', 'PeakMemory',
+           'stage_seconds', 'snakemake_words', 'run_snakemake', 'show_plan', 'show_result', 'run_pipeline', 'parser',
+           'read_sets', 'main']
 
 # %% ../nbs/09b_pipeline.ipynb #9335fa7c
 import argparse
@@ -120,7 +121,7 @@ def apply_set(recipe: Recipe, key: str, value: Any, known: Mapping[str, Paramete
         for part in (*recipe.get("stages", {}).values(), *recipe.get("students", {}).values()):
             part.pop(key, None)
 
-# %% ../nbs/09b_pipeline.ipynb #db7cbb60
+# %% ../nbs/09b_pipeline.ipynb #35d00612
 def check_part(where: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:  # the values in the right types
     "Check what a recipe says of one stage or student."
     known = stage_params(stage)
@@ -166,7 +167,7 @@ def check_student(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
             f"student {name!r} needs another name: letters, digits, - and _, and none of bm25, untrained, teacher"
         )
     asked = short(str(values.get("stage", "distill")))
-    stage = choose(asked, ["distill", "lora", "align"], f"stage for student {name}")
+    stage = choose(asked, ["distill", "lora", "align", "forget"], f"stage for student {name}")
     rest = {key: value for key, value in values.items() if key != "stage"}
     return {"stage": stage} | check_part(name, stage, rest)
 
@@ -178,7 +179,7 @@ def main_student(recipe: Recipe) -> str:
         raise ValueError("a recipe needs a student; add one: students: {distilled: {stage: distill}}")
     return choose(recipe.get("main", students[0]), students, "student")
 
-# %% ../nbs/09b_pipeline.ipynb #ac86909d
+# %% ../nbs/09b_pipeline.ipynb #a8cbc18d
 def job_values(
     recipe: Recipe,  # resolved
     stage: str,
@@ -200,11 +201,27 @@ def job(recipe: Recipe, stage: str, student: str = "", /, **fixed: Any) -> str:
     return json.dumps(job_values(recipe, stage, student, **fixed), sort_keys=True, ensure_ascii=False)
 
 
-def value(recipe: Recipe, stage: str, name: str) -> Any:
+def value(recipe: Recipe, stage: str, name: str, student: str = "") -> Any:
     "A parameter as a stage will see it: from the recipe, else the stage's default."
-    return job_values(recipe, stage).get(name, stage_params(stage)[name].default)
+    return job_values(recipe, stage, student).get(name, stage_params(stage)[name].default)
 
-# %% ../nbs/09b_pipeline.ipynb #eac97ac2
+
+def made_from(recipe: Recipe, student: str) -> str:  # "" for a student that needs no other
+    "The student that another one is made from: forget keeps a part of it, align learns its space."
+    stage = recipe["students"][student]["stage"]
+    earlier = list(recipe["students"])[: list(recipe["students"]).index(student)]
+    if stage == "forget":
+        return choose(value(recipe, stage, "of", student), earlier, f"student before {student}, which is made from it,")
+    taught = value(recipe, stage, "embedding_teacher", student) if stage == "align" else ""
+    return taught if taught in earlier else ""
+
+
+def check_students(recipe: Recipe) -> None:
+    "Students that are made from others come after them."
+    for name in recipe["students"]:
+        made_from(recipe, name)
+
+# %% ../nbs/09b_pipeline.ipynb #cfeef33f
 def data_files(recipe: Recipe) -> list[Path]:
     "The four files of a collection, from the project's root."
     data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
@@ -215,12 +232,22 @@ def data_files(recipe: Recipe) -> list[Path]:
     ]
 
 
+def general_collections(recipe: Recipe) -> list[str]:
+    "The collections that students which must not forget are evaluated on."
+    return [value(recipe, "forget", "general", name) for name, entry in recipe["students"].items()
+            if entry["stage"] == "forget"]
+
+
 def check_data(recipe: Recipe) -> None:
     "Fail with one line when a collection is unknown, incomplete or breaks its contract."
+    check_students(recipe)
     files, name, root = data_files(recipe), recipe["collection"], project_root()
+    folders = sorted(path.name for path in (root / files[0].parents[1]).glob("*") if path.is_dir())
+    for general in general_collections(recipe):
+        if general != "demo" or name != "demo":
+            choose(general, folders, f"general collection in {files[0].parents[1]}")
     if name == "demo":
         return
-    folders = sorted(path.name for path in (root / files[0].parents[1]).glob("*") if path.is_dir())
     if name not in folders:
         choose(name, ["demo", *folders], f"collection in {files[0].parents[1]}")
     if missing := [str(file) for file in files if not (root / file).exists()]:

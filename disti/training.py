@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LINT', 'Fit', 'ListTrainer', 'PairTrainer', 'save_steps', 'arguments', 'check_fit', 'build_trainer', 'chunked',
-           'load_best', 'train_on', 'look_first', 'fit', 'begin', 'list_cosines', 'agreement', 'dev_ndcg', 'best_dev',
-           'plot_history', 'save_trained']
+           'load_best', 'train_on', 'look_first', 'fit', 'pieces', 'begin', 'list_cosines', 'agreement', 'dev_ndcg',
+           'best_dev', 'plot_history', 'save_trained']
 
-# %% ../nbs/08_training.ipynb #33418756
+# %% ../nbs/08_training.ipynb #7f953904
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -31,13 +31,14 @@ from transformers.trainer_callback import PrinterCallback
 from .batches import DistillLoss, ListCollator, PairCollator, RerankLoss
 from .distributed import from_first, is_first, join, life, wait
 from .ensemble import list_ndcg
+from .heads import truncate
 from .linear import training_linears
 from .models import freeze_word_embeddings, real_precision, set_dropout, training_attention
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, replacing, stamp
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 
-# %% ../nbs/08_training.ipynb #9a5f0f6e
+# %% ../nbs/08_training.ipynb #8f39d0d2
 @dataclass(frozen=True)
 class Fit:
     "Everything `fit` needs to know beside model, data and objective."
@@ -56,6 +57,7 @@ class Fit:
     log_steps: int = 5
     eval_steps: int = 0  # steps between evaluations; 0: none
     patience: int = 0  # evaluations without improvement that end the run; 0: it runs to its last step
+    dims: tuple[int, ...] = ()  # lengths of the embedding that are trained together (Matryoshka); (): the full one
     chunk: int = 0  # texts encoded at once, with the batch's gradient; 0: all of them, until memory runs out
     gradient_checkpointing: bool = False  # keep the activations of layer borders only, compute the others twice
     compile: bool = False  # torch.compile: minutes at the start, faster steps on a GPU
@@ -122,8 +124,8 @@ def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
         dataloader_pin_memory=device != "cpu",
     )
 
-# %% ../nbs/08_training.ipynb #73dd07bb
-def check_fit(rows: Sequence[Row], settings: Fit, evaluate: Callable[[Any], float] | None) -> None:
+# %% ../nbs/08_training.ipynb #460b2530
+def check_fit(model: Any, rows: Sequence[Row], settings: Fit, evaluate: Callable[[Any], float] | None) -> None:
     "Refuse what cannot be trained, before a model is touched."
     if not rows:
         raise ValueError("no lists to train on; mine more queries")
@@ -132,6 +134,10 @@ def check_fit(rows: Sequence[Row], settings: Fit, evaluate: Callable[[Any], floa
                          f"{'without' if evaluate is None else 'and'} a function")
     if settings.patience and not settings.eval_steps:
         raise ValueError(f"patience counts evaluations; patience {settings.patience} needs eval_steps above 0")
+    size = 0 if isinstance(model, CrossEncoder) else model.get_embedding_dimension() or 0
+    if wrong := [length for length in settings.dims if not 1 <= length <= size]:
+        raise ValueError(f"dims are lengths of the embedding, from 1 to {size} here, got {wrong[0]}" if size else
+                         "a cross-encoder has no embedding, so no dims")
 
 
 def build_trainer(
@@ -236,7 +242,7 @@ def look_first(
     if settings.lint == "stop":
         lint.stop_on(found)
 
-# %% ../nbs/08_training.ipynb #3402bcc0
+# %% ../nbs/08_training.ipynb #ed93c2d0
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`; with a collator, whatever it takes
@@ -252,9 +258,9 @@ def fit(
     collator: Any = None,  # rows → a batch; counts `tokens`
 ) -> list[Row]:  # the history
     "Train a student on lists, or a cross-encoder on their pairs; an interrupted call goes on where it was."
-    check_fit(rows, settings, evaluate)
+    check_fit(model, rows, settings, evaluate)
     join(model.device.type)
-    folder, history, pairs = Path(checkpoints), Path(history), isinstance(model, CrossEncoder)
+    folder, history = Path(checkpoints), Path(history)
     same = {key: value for key, value in asdict(settings).items() if key not in ("lint", "report_to")}
     run = {"settings": same, "weights": dict(weights), "options": options, "more": fingerprint}
     resume = from_first(lambda: last_checkpoint(folder, run))
@@ -266,8 +272,8 @@ def fit(
     set_dropout(model, settings.dropout)
     if settings.freeze_words:
         freeze_word_embeddings(model)
-    loss = loss or (RerankLoss if pairs else DistillLoss)(model, weights, options)  # type: ignore[arg-type]
-    collator = collator or (PairCollator if pairs else ListCollator)(model)  # type: ignore[arg-type]
+    mixed, batches = pieces(model, weights, options, settings)
+    loss, collator = loss or mixed, collator or batches
     precision = real_precision(settings.precision, model.device.type)
     linears = nullcontext() if settings.compile else training_linears(model, precision)  # the compiler has its own
     with training_attention(model, model.max_seq_length or 512, precision), linears:
@@ -280,6 +286,13 @@ def fit(
     return read_partial(history)
 
 
+def pieces(model: Any, weights: Mapping[str, float], options: Any, settings: Fit) -> tuple[nn.Module, Any]:
+    "The mix as a module and the batches it takes, for either kind of model."
+    if isinstance(model, CrossEncoder):
+        return RerankLoss(model, weights, options), PairCollator(model)
+    return DistillLoss(model, weights, options, settings.dims), ListCollator(model)
+
+
 def begin(resume: Path | None, recovery: Recovery) -> None:
     "Forget the events of another run, or note that this one was started again."
     if resume is None and not recovery.file.exists() and not life():
@@ -288,10 +301,11 @@ def begin(resume: Path | None, recovery: Recovery) -> None:
         step = int(resume.name.split("-")[1]) if resume else 0
         record_event(recovery.history, step, "restart", f"life {life() + 1} of the processes; on from step {step}")
 
-# %% ../nbs/08_training.ipynb #40daf294
+# %% ../nbs/08_training.ipynb #2bc21460
 def list_cosines(
     model: SentenceTransformer,
     rows: Sequence[Row],  # of `list_rows`
+    dims: int = 0,  # of the embedding, from the first; 0: all
 ) -> list[np.ndarray]:  # of each list
     "A student's cosines of lists; a passage of several lists is encoded once."
     from disti.models import encode
@@ -299,6 +313,8 @@ def list_cosines(
     passages = sorted({text for row in rows for text in row["passages"]})
     at, vectors = {text: i for i, text in enumerate(passages)}, encode(model, passages)
     queries = encode(model, [row["query"] for row in rows], kind="query")
+    if dims:
+        vectors, queries = truncate(vectors, dims), truncate(queries, dims)
     return [vectors[[at[text] for text in row["passages"]]] @ query for row, query in zip(rows, queries, strict=True)]
 
 
@@ -317,12 +333,13 @@ def agreement(
 def dev_ndcg(
     model: SentenceTransformer,
     rows: Sequence[Row],  # of `list_rows`: what a search found for held-out queries
+    dims: int = 0,  # of the embedding, from the first; 0: all
 ) -> float:  # 0 to 1
     "Mean nDCG@10 of reranking lists by cosine: what to stop early on."
     judged = [row for row in rows if max(row["labels"], default=0) > 0]
     if not judged:
         raise ValueError("no dev list holds a relevant passage, so nothing can be stopped on; mine deeper (depth)")
-    pairs = zip(list_cosines(model, judged), judged, strict=True)
+    pairs = zip(list_cosines(model, judged, dims), judged, strict=True)
     return float(np.mean([list_ndcg(found, row["labels"]) for found, row in pairs]))
 
 
