@@ -174,8 +174,8 @@ def start(condition: str) -> Values:
 def students(condition: str) -> dict[str, list[Values]]:
     "Method → values of each seed."
     each = {}
-    last = {"clean labels": [], "3 layers": ["imitated"]}.get(condition, ["selective"])
-    for method in [*list(METHODS)[:3], *last]:
+    last = "imitated" if condition == "3 layers" else "selective"
+    for method in [*list(METHODS)[:3], last]:
         make = imitated if method == "imitated" else partial(trained, condition, method)
         keep = (condition, method) == ("clean labels", "full")
         each[method] = [demo.student({"condition": condition, "method": method, "seed": seed}, partial(make, seed),
