@@ -18,7 +18,7 @@ from disti.models import load_student
 from disti.records import Row
 
 made = parser(__doc__ or "", steps=60, batch_size=16, train_length=64, passages=0)
-made.add_argument("--dims", nargs="+", type=int, default=[384, 128, 64, 32], help="lengths that are trained and searched")
+made.add_argument("--dims", nargs="+", type=int, default=[384, 128, 64, 32], help="lengths, trained and searched")
 options = made.parse_args()
 demo = Demo(options)
 queries, corpus = demo.mined.queries, demo.mined.corpus
@@ -37,7 +37,8 @@ def cut(name: str, key: Row, source: str, size: int) -> Values:
     return demo.student(row, lambda _: (truncated(load_student(source, max_length=64), size), {}))
 
 
-sources: dict[str, list[tuple[Row, str]]] = {"untrained": [({}, options.model)], "tuned": [], "tuned at all lengths": []}
+sources: dict[str, list[tuple[Row, str]]] = {"untrained": [({}, options.model)], "tuned": [],
+                                             "tuned at all lengths": []}
 for seed in options.seeds:
     for name, dims in (("tuned", ()), ("tuned at all lengths", tuple(options.dims))):
         row = demo.cell({"study": "dims", "dims": list(dims), "seed": seed},
