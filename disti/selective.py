@@ -104,7 +104,7 @@ def by_margin(
     return apply_rule(scored, pairs, lambda value: f"margin < {low:g}" if value < low
                       else f"margin > {high:g}" if value > high else "")  # fmt: skip
 
-# %% ../nbs/07d_selective.ipynb #bf716d45
+# %% ../nbs/07d_selective.ipynb #e10c91c5
 RULES: dict[str, Callable[..., Selection]] = {"percentile": by_percentile, "margin": by_margin}
 
 
@@ -124,4 +124,8 @@ def select(
         raise ValueError(f"cannot read the rule {rule!r}; write percentile 80, margin 0 or margin 0 5")
     if not rule.strip():
         return Selection(list(scored), [], {"lists": len(scored), "lists_kept": len(scored)})
-    return RULES[name](scored, *values)
+    kept = RULES[name](scored, *values)
+    if scored and not kept.groups:
+        raise ValueError(f"{rule!r} keeps none of {len(scored)} lists; see what the audit of stage score says of the "
+                         "teacher, or keep all of them with an empty rule")
+    return kept
