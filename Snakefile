@@ -4,7 +4,7 @@
 # Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
-from disti.pipeline import data_files, job, made_from, main_student, read_recipe, resolve_recipe, value
+from disti.pipeline import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.run import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
@@ -78,7 +78,8 @@ for name, entry in STUDENTS.items():
         name: f"student_{name}"
         input:
             MINED,
-            {"distill": rules.score.output, "align": DATA, "forget": DATA}.get(entry["stage"], []),
+            {"distill": rules.score.output, "align": DATA}.get(entry["stage"], []),
+            list(map(str, general_files(recipe, name))),
             [f"{RUN}/models/{other}.meta.json" for other in [made_from(recipe, name)] if other],
         output: f"{RUN}/models/{name}.meta.json"
         params: stage=entry["stage"], variant=name, values=job(recipe, entry["stage"], name), code=stage_code(entry["stage"])

@@ -43,7 +43,7 @@ for seed in options.seeds:
     for name, dims in (("tuned", ()), ("tuned at all lengths", tuple(options.dims))):
         row = demo.cell({"study": "dims", "dims": list(dims), "seed": seed},
                         lambda folder, seed=seed, dims=dims: tuned(seed, dims, folder), keep=True)
-        sources[name].append(({"seed": seed}, row["folder"]))
+        sources[name].append(({"seed": seed, "dims": list(dims)}, row["folder"]))
 
 print(f"\nnDCG@10 of seeds {options.seeds}; {len(demo.asked)} queries, {len(demo.kept)} passages\n")
 print("| dimensions | untrained | tuned | tuned at all lengths | the last − tuned (95 %) |\n|---|---|---|---|---|")

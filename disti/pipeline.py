@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Recipe', 'FRAME', 'PARTS', 'STRUCTURE', 'recipes', 'read_recipe', 'merge', 'shared_params', 'owner_of', 'apply_set',
            'check_part', 'resolve_recipe', 'check_student', 'main_student', 'job_values', 'job', 'value', 'made_from',
-           'check_students', 'data_files', 'general_collections', 'check_data', 'planned', 'complaint', 'PeakMemory',
-           'stage_seconds', 'snakemake_words', 'run_snakemake', 'show_plan', 'show_result', 'run_pipeline', 'parser',
-           'read_sets', 'main']
+           'check_students', 'evaluation_files', 'data_files', 'general_files', 'check_general', 'check_data',
+           'planned', 'complaint', 'PeakMemory', 'stage_seconds', 'snakemake_words', 'run_snakemake', 'show_plan',
+           'show_result', 'run_pipeline', 'parser', 'read_sets', 'main']
 
-# %% ../nbs/09b_pipeline.ipynb #9335fa7c
+# %% ../nbs/09b_pipeline.ipynb #504688a8
 import argparse
 import json
 import os
@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from .data import check_overlap, load_collection, load_finetune
-from .records import project_root, write_text
+from .records import at, project_root, write_text
 from .run import Parameter, cast, choose, find_stage, locked, resource, short, stage_params, stages
 
 # %% ../nbs/09b_pipeline.ipynb #9e2dab40
@@ -179,7 +179,7 @@ def main_student(recipe: Recipe) -> str:
         raise ValueError("a recipe needs a student; add one: students: {distilled: {stage: distill}}")
     return choose(recipe.get("main", students[0]), students, "student")
 
-# %% ../nbs/09b_pipeline.ipynb #a8cbc18d
+# %% ../nbs/09b_pipeline.ipynb #619f9c32
 def job_values(
     recipe: Recipe,  # resolved
     stage: str,
@@ -208,12 +208,12 @@ def value(recipe: Recipe, stage: str, name: str, student: str = "") -> Any:
 
 def made_from(recipe: Recipe, student: str) -> str:  # "" for a student that needs no other
     "The student that another one is made from: forget keeps a part of it, align learns its space."
-    stage = recipe["students"][student]["stage"]
-    earlier = list(recipe["students"])[: list(recipe["students"]).index(student)]
-    if stage == "forget":
-        return choose(value(recipe, stage, "of", student), earlier, f"student before {student}, which is made from it,")
-    taught = value(recipe, stage, "embedding_teacher", student) if stage == "align" else ""
-    return taught if taught in earlier else ""
+    stage, students = recipe["students"][student]["stage"], list(recipe["students"])
+    source = {"forget": "of", "align": "embedding_teacher"}.get(stage)
+    other = str(value(recipe, stage, source, student)) if source else ""
+    if other in students or (stage == "forget" and not at(other).is_dir()):
+        return choose(other, students[: students.index(student)], f"student before {student}, which is made from it,")
+    return ""
 
 
 def check_students(recipe: Recipe) -> None:
@@ -221,31 +221,45 @@ def check_students(recipe: Recipe) -> None:
     for name in recipe["students"]:
         made_from(recipe, name)
 
-# %% ../nbs/09b_pipeline.ipynb #cfeef33f
+# %% ../nbs/09b_pipeline.ipynb #74647449
+def evaluation_files(recipe: Recipe, collection: str) -> list[Path]:
+    "Corpus, queries and judgements of a collection, from the project's root."
+    folder = Path(recipe["data_dir"]).expanduser() / "eval" / collection
+    return [folder / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")]
+
+
 def data_files(recipe: Recipe) -> list[Path]:
     "The four files of a collection, from the project's root."
     data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
     finetune = value(recipe, "mine", "finetune") or name
-    return [
-        *(data / "eval" / name / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")),
-        data / "finetune" / f"{finetune}.jsonl",
-    ]
+    return [*evaluation_files(recipe, name), data / "finetune" / f"{finetune}.jsonl"]
 
 
-def general_collections(recipe: Recipe) -> list[str]:
-    "The collections that students which must not forget are evaluated on."
-    return [value(recipe, "forget", "general", name) for name, entry in recipe["students"].items()
-            if entry["stage"] == "forget"]
+def general_files(recipe: Recipe, student: str) -> list[Path]:
+    "The general collection that a student which must not forget is evaluated on; [] for the others."
+    if recipe["students"][student]["stage"] != "forget":
+        return []
+    return evaluation_files(recipe, str(value(recipe, "forget", "general", student)))
+
+
+def check_general(recipe: Recipe) -> None:
+    "A general collection is there, and is another than the run's own, whose queries are the test."
+    for name in recipe["students"]:
+        files = general_files(recipe, name)
+        if files and files[0].parent.name == recipe["collection"]:
+            raise ValueError(f"student {name} needs a general collection from elsewhere; {recipe['collection']!r} is "
+                             f"the run's own, and its queries are the test. Set {name}.general")
+        for file in files:
+            if not (project_root() / file).exists():
+                raise FileNotFoundError(f"student {name} needs a general collection, and there is no {file}")
 
 
 def check_data(recipe: Recipe) -> None:
     "Fail with one line when a collection is unknown, incomplete or breaks its contract."
     check_students(recipe)
+    check_general(recipe)
     files, name, root = data_files(recipe), recipe["collection"], project_root()
     folders = sorted(path.name for path in (root / files[0].parents[1]).glob("*") if path.is_dir())
-    for general in general_collections(recipe):
-        if general != "demo" or name != "demo":
-            choose(general, folders, f"general collection in {files[0].parents[1]}")
     if name == "demo":
         return
     if name not in folders:

@@ -129,7 +129,7 @@ def stage_params(stage: str | Path) -> dict[str, Parameter]:
         found[name] = Parameter(value, notes.get(node.end_lineno or 0, ""))
     return found
 
-# %% ../nbs/09_run.ipynb #e6ff63ae
+# %% ../nbs/09_run.ipynb #d3604258
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -157,6 +157,8 @@ def cast(
         return value
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(default, str) and isinstance(value, list | tuple):
+        return " ".join(map(str, value))  # dims: [384, 128]
     try:
         if isinstance(value, str):
             return read_text(value, default)
@@ -392,12 +394,14 @@ def end_with(
     thread.start()
     return thread
 
-# %% ../nbs/09_run.ipynb #6d12f4c4
+# %% ../nbs/09_run.ipynb #5db79965
 COMMANDS = {
     "run": ("disti.run:run_command", "run one stage: disti run mine -p run demo -p depth 15"),
     "params": ("disti.run:params_command", "the parameters of a stage, with defaults and meaning"),
     "stages": ("disti.run:stages_command", "the stages in order"),
     "pipeline": ("disti.pipeline:main", "run all stages of a recipe: disti pipeline demo --set collection=NAME"),
+    "scores": ("disti.store:main", "list, export, merge, prune stored scores"),
+    "watch": ("disti.watch:main", "follow a run: disti watch demo"),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
 

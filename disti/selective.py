@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RULES', 'Pair', 'Selection', 'checked', 'kept_of', 'apply_rule', 'by_percentile', 'by_margin', 'select']
 
-# %% ../nbs/07d_selective.ipynb #ab7a42f9
+# %% ../nbs/07d_selective.ipynb #c8b921d0
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def by_margin(
     return apply_rule(scored, pairs, lambda value: f"margin < {low:g}" if value < low
                       else f"margin > {high:g}" if value > high else "")  # fmt: skip
 
-# %% ../nbs/07d_selective.ipynb #e10c91c5
+# %% ../nbs/07d_selective.ipynb #4acb3ce2
 RULES: dict[str, Callable[..., Selection]] = {"percentile": by_percentile, "margin": by_margin}
 
 
@@ -126,6 +127,7 @@ def select(
         return Selection(list(scored), [], {"lists": len(scored), "lists_kept": len(scored)})
     kept = RULES[name](scored, *values)
     if scored and not kept.groups:
-        raise ValueError(f"{rule!r} keeps none of {len(scored)} lists; see what the audit of stage score says of the "
-                         "teacher, or keep all of them with an empty rule")
+        why = Counter(entry["rule"] for entry in kept.ledger).most_common(1)[0][0]
+        raise ValueError(f"{rule!r} keeps none of {len(scored)} lists, most for {why!r}; look at the audit of stage "
+                         "score, or learn from all of them with an empty rule")
     return kept
