@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT, call
+from conftest import BIN, ROOT, call
 from kill import kill_at, start
 
 from disti.run import main
@@ -72,6 +73,25 @@ def test_only_what_depends_on_a_change_runs_again(smoke: Path) -> None:
     assert {"score", "student_distilled", "student_kl", "evaluate teacher", "gap", "compare"} <= set(after_score)
     assert not {"mine", "teach 0", "student_lora", "student_full", "evaluate bm25"} & set(after_score)
     assert {"mine", "teach 0", "teach 1", "student_lora", "compare"} <= set(plan("mine.depth=14"))
+
+
+def test_a_student_made_from_another_waits_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "eval" / "elsewhere"
+    folder.mkdir(parents=True)
+    for kind in ("corpus", "queries", "relevance"):
+        (folder / f"{kind}.jsonl").write_text("{}\n")
+    students = ("full: {stage: lora, method: full}", "half: {stage: forget, of: full, general: elsewhere}",
+                "small: {stage: align, embedding_teacher: half}")  # fmt: skip
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("\n  ".join((f"data_dir: {tmp_path}\nartifacts: {tmp_path}\nstudents:", *students)))
+    graph = call(BIN / "snakemake", "--rulegraph", "dot", "--configfile", recipe).stdout
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
+    edges = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
+    assert {("student_full", "student_half"), ("student_half", "student_small")} <= edges, graph
+    assert ("student_full", "student_small") not in edges and ("mine", "student_full") in edges
+    (folder / "corpus.jsonl").unlink()
+    done = call(sys.executable, "-m", "disti", "pipeline", recipe, "--dry-run", "--set", "run=new")
+    assert done.returncode and "student half needs a general collection, and there is no" in done.stdout
 
 
 def test_touched_but_equal_does_not_run_again(smoke: Path) -> None:
