@@ -5,7 +5,7 @@
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
 from disti.pipeline import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
-from disti.run import resource, stage_code
+from disti.stage import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
 recipe = resolve_recipe(config if "students" in config else read_recipe("demo"), sets=by_hand)

@@ -14,7 +14,7 @@ extras = {key.removesuffix("_requirements"): cfg[key].split() for key in cfg if 
 
 
 class BuildWithProject(build_py):
-    "Puts what `disti run` and `disti pipeline` read into the package: disti/_project/, see disti.run.resource."
+    "Puts what `disti run` and `disti pipeline` read into the package: disti/_project/, see disti.stage.resource."
 
     def run(self) -> None:
         super().run()

@@ -12,9 +12,9 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from students import Demo, Values, difference, mean, parser, told
 
-from disti.batches import list_rows, options_for, sample_negatives
 from disti.heads import truncated
 from disti.models import load_student
+from disti.objective import list_rows, options_for, sample_negatives
 from disti.records import Row
 
 made = parser(__doc__ or "", steps=60, batch_size=16, train_length=64, passages=0)

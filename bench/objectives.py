@@ -19,11 +19,11 @@ from sentence_transformers import SentenceTransformer
 from students import Demo, difference, mean, parser, told
 
 from disti.align import align, new_student, stored_embeddings, teacher_digest
-from disti.batches import HybridLoss, list_rows, options_for, parse_mix, sample_negatives
 from disti.distill import choose_temperature
 from disti.heads import add_head
 from disti.losses import LOSSES
 from disti.models import encode
+from disti.objective import HybridLoss, list_rows, options_for, parse_mix, sample_negatives
 from disti.records import Row
 from disti.selective import by_percentile
 

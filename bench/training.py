@@ -52,8 +52,8 @@ os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 def lists_of(name: str) -> list[dict[str, Any]]:  # of `list_rows`, all of one length
     "The training lists of a data set."
-    from disti.batches import list_rows, sample_negatives
     from disti.data import load_collection
+    from disti.objective import list_rows, sample_negatives
     from disti.records import read_rows
     from disti.retrieve import bm25_index, bm25_run
 

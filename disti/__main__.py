@@ -1,6 +1,6 @@
 "`python -m disti` is the command `disti`."
 import sys
 
-from disti.run import main
+from disti.stage import main
 
 sys.exit(main())

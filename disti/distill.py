@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from .batches import list_rows, options_for, parse_mix, sample_negatives
+from .objective import list_rows, options_for, parse_mix, sample_negatives
 from .lint import Finding, stop_on, teacher_auc
 from .losses import auto_temperature, effective_list_size
 from .models import load_student

@@ -15,7 +15,7 @@ import pandas as pd
 from sentence_transformers import SentenceTransformer
 
 from .adapters import add_lora, check_merge, merge_adapter
-from .batches import list_rows, options_for, parse_mix, sample_negatives
+from .objective import list_rows, options_for, parse_mix, sample_negatives
 from .models import encode, load_student
 from .records import Row, replacing, text_id
 from .training import Fit, best_dev, check_dev, dev_ndcg, dims_ndcg, fit

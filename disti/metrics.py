@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Ranking', 'GAINS', 'Measure', 'MEASURES', 'CUT_NEEDED', 'DEFAULT_MEASURES', 'CORRELATIONS', 'ranking', 'dcg', 'ndcg',
            'through_ir', 'ndcg_exponential', 'parse_measure', 'whole_grades', 'measure', 'mean_measures', 'coverage',
-           'log_softmax', 'fidelity', 'calibrate', 'calibrated_mae', 'f1_at', 'best_threshold', 'alignment',
-           'uniformity', 'score_variance', 'pair_stats']
+           'list_ndcg', 'auc', 'run_of', 'ndcg10', 'finite_rows', 'log_softmax', 'fidelity', 'calibrate',
+           'calibrated_mae', 'f1_at', 'best_threshold', 'alignment', 'uniformity', 'score_variance', 'pair_stats']
 
 # %% ../nbs/02_metrics.ipynb #3b38089c
 import math
@@ -154,6 +154,49 @@ def coverage(qrels: Qrels, run: Run) -> dict[str, int]:
     "How many queries the mean is over, how many of them the run lacks, and how many of the run are not judged."
     judged = {query_id for query_id, docs in qrels.items() if docs}
     return {"n_queries": len(judged), "n_missing": len(judged - run.keys()), "n_unjudged": len(run.keys() - judged)}
+
+# %% ../nbs/02_metrics.ipynb #9979596d
+def list_ndcg(
+    scores: np.ndarray,  # [n] of one query's candidates
+    labels: Sequence[float],  # [n] grades
+    k: int = 10,
+) -> float:
+    "nDCG@k of one list with linear gain; ties stay in the order given; 0 without a relevant candidate."
+    gains = np.asarray(labels, dtype=np.float64)
+    discount = 1 / np.log2(np.arange(2, min(k, len(gains)) + 2))
+    ideal = np.sort(gains)[::-1][:k] @ discount
+    return float(gains[np.argsort(-np.asarray(scores), kind="stable")][:k] @ discount / ideal) if ideal else 0.0
+
+# %% ../nbs/02_metrics.ipynb #e5243c52
+def auc(scores: Sequence[float] | np.ndarray, labels: Sequence[float]) -> float:  # NaN without a positive or a negative
+    "Share of (positive, negative) pairs in the right order; a tie counts half."
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels) > 0
+    above = np.sign(values[positive][:, None] - values[~positive][None, :])
+    return float((above.mean() + 1) / 2) if above.size else float("nan")
+
+# %% ../nbs/02_metrics.ipynb #f4d1b91d
+def run_of(scored: Sequence[Row]) -> Run:
+    "Scored groups as a run."
+    return {row["query_id"]: list(zip(row["doc_ids"], row["scores"], strict=True)) for row in scored}
+
+# %% ../nbs/02_metrics.ipynb #503c4400
+def ndcg10(scored: Sequence[Row], qrels: Qrels) -> float:
+    "Mean nDCG@10 over the judged queries, passages that mining missed included in the ideal."
+    return mean_measures(measure(qrels, run_of(scored), ["nDCG@10"]))["nDCG@10"]
+
+# %% ../nbs/02_metrics.ipynb #2d7f7a96
+def finite_rows(scored: Sequence[Row]) -> tuple[list[Row], int, int]:  # rows, candidates, how many had no score
+    "The lists with their finite scores only; a list that keeps none goes."
+    kept, total, missing = [], 0, 0
+    for row in scored:
+        given = [float("nan") if score is None else float(score) for score in row.get("scores", [])]
+        given += [float("nan")] * (len(row["doc_ids"]) - len(given))
+        real = [i for i, score in enumerate(given) if math.isfinite(score)]
+        total, missing = total + len(given), missing + len(given) - len(real)
+        if real:
+            kept.append({**row, "scores": [given[i] for i in real],
+                         **{key: [row[key][i] for i in real] for key in ("doc_ids", "labels")}})
+    return kept, total, missing
 
 # %% ../nbs/02_metrics.ipynb #0dbc8ae5
 CORRELATIONS = {"Pearson": pearsonr, "Spearman": spearmanr, "Kendall": kendalltau}

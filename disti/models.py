@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGED', 'Precision', 'PLAIN_UP_TO', 'packaged_model', 'resolve_model', 'load_student', 'set_dropout',
            'freeze_word_embeddings', 'has_fast_bf16', 'cpu_flags', 'real_precision', 'autocast', 'training_attention',
-           'encode', 'TokenReadout', 'new_cross_encoder', 'load_cross_encoder', 'tiny_encoder']
+           'encode', 'out_of_memory', 'TokenReadout', 'new_cross_encoder', 'load_cross_encoder', 'tiny_encoder']
 
 # %% ../nbs/05_models.ipynb #589b7119
 import json
@@ -182,6 +182,12 @@ def encode(
         vectors = side(list(texts), batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+# %% ../nbs/05_models.ipynb #6929109f
+def out_of_memory(error: RuntimeError) -> bool:
+    "Did an accelerator, or PyTorch's allocator on the CPU, run out of memory?"
+    words = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last are oneDNN's
+    return any(each in str(error) for each in words)
 
 # %% ../nbs/05_models.ipynb #e105904d
 class TokenReadout(Module):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Row', 'KINDS', 'PARALLEL', 'ID_KEYS', 'PACKAGES', 'Number', 'RowError', 'contract', 'row_name', 'row_fault',
-           'check_rows', 'json_lines', 'parquet_rows', 'read_rows', 'need', 'replacing', 'write_text', 'to_line',
-           'write_rows', 'append_rows', 'read_partial', 'text_id', 'file_hash', 'versions', 'git_commit',
+           'check_rows', 'choose', 'json_lines', 'parquet_rows', 'read_rows', 'need', 'replacing', 'write_text',
+           'to_line', 'write_rows', 'append_rows', 'read_partial', 'text_id', 'file_hash', 'versions', 'git_commit',
            'project_root', 'at', 'manifest_path', 'stamp', 'read_manifest', 'is_fresh', 'read_numbers']
 
 # %% ../nbs/00_records.ipynb #026ebb2c
@@ -16,8 +16,9 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import rmtree
@@ -68,6 +69,7 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "teacher_rank": int,
         "student_rank": int,
     },
+    "finding": {"check": str, "severity": str, "says": str, "remedy": str, "evidence?": dict},
 }
 PARALLEL = ("doc_ids", "labels", "scores", "raw_scores")
 ID_KEYS = ("_id", "query_id", "query-id", "anchor")
@@ -130,6 +132,19 @@ def check_rows(
                 )
             seen[name] = line
     return rows
+
+# %% ../nbs/00_records.ipynb #aeeab5fd
+def choose(
+    name: str,
+    choices: Sequence[str],
+    what: str,  # what is chosen, for the error: "stage", "parameter"
+) -> str:  # the name, when it is one of the choices
+    "Check a choice by name; the error gives the near ones first, else all."
+    if name in choices:
+        return name
+    near = get_close_matches(name, choices, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(choices) or 'none'}"
+    raise ValueError(f"no {what} {name!r}; {hint}")
 
 # %% ../nbs/00_records.ipynb #bcc847d0
 def json_lines(path: Path) -> Iterator[tuple[int, Row]]:

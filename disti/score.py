@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from .audit import audit, check_gate, check_verdicts, ndcg10, verdicts
+from .audit import audit, check_gate, check_verdicts, verdicts
 from .calibrate import normalised
 from .data import Qrels, fold_of, texts, to_qrels
 from .ensemble import Mixture, ensemble, fit_ensemble, mean_of
+from .metrics import ndcg10
 from .models import Precision
 from .records import Row, RowError, need, read_rows
 from .scorers import Pair, Scorer, embedding_scorer

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Pair', 'SCALES', 'Precision', 'Tokens', 'BACKENDS', 'SCORERS', 'none_cut', 'Scorer', 'digest_of', 'PartialScores',
-           'token_batches', 'out_of_memory', 'PairEngine', 'keep_score_in_fp32', 'reranker_engine', 'token_counts',
-           'long_pairs', 'load_reranker', 'weights_digest', 'ready_to_score', 'cross_encoder', 'embedding_scorer',
-           'bm25_scorer', 'load_scorer']
+           'token_batches', 'PairEngine', 'keep_score_in_fp32', 'reranker_engine', 'token_counts', 'long_pairs',
+           'load_reranker', 'weights_digest', 'ready_to_score', 'cross_encoder', 'embedding_scorer', 'bm25_scorer',
+           'load_scorer']
 
 # %% ../nbs/06_scorers.ipynb #5b9513a6
 import hashlib
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .adapters import merge_adapter
 from .linear import pack_linears, quantize_linears
-from .models import autocast, encode, load_cross_encoder, load_student, real_precision, resolve_model
+from .models import autocast, encode, load_cross_encoder, load_student, out_of_memory, real_precision, resolve_model
 from .openvino import use_openvino
 from .records import file_hash
 from .retrieve import BM25, bm25_index, bm25_scores
@@ -104,12 +104,6 @@ def token_batches(
 
 # %% ../nbs/06_scorers.ipynb #9d724ac4
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"]
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    "Did an accelerator, or PyTorch's allocator on the CPU, run out of memory?"
-    words = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last are oneDNN's
-    return any(each in str(error) for each in words)
 
 # %% ../nbs/06_scorers.ipynb #23c419b5
 Tokens = dict[str, list]  # "input_ids" and the like → one list of tokens a pair, cut to the model's length, not padded

@@ -16,7 +16,7 @@ import pandas as pd
 from sentence_transformers import CrossEncoder
 
 from .adapters import add_lora, check_merge, merge_adapter
-from .batches import list_rows, options_for, parse_mix, sample_negatives
+from .objective import list_rows, options_for, parse_mix, sample_negatives
 from .data import Qrels, fold_of
 from .metrics import mean_measures, measure
 from .models import Precision, autocast, new_cross_encoder

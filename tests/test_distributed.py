@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from disti.batches import DistillLoss, ListCollator
+from disti.objective import DistillLoss, ListCollator
 from disti.distributed import life
 from disti.models import load_student
 from disti.training import Fit, fit
