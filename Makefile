@@ -28,8 +28,10 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs
 
 export: $(READY)  ## after editing notebooks: modules, clean notebooks, README.md
+	$(BIN)/ruff format --quiet nbs tests bench docs setup.py
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
+	$(BIN)/ruff format --quiet disti
 	$(BIN)/python docs/readme.py
 
 clean:  ## remove what builds made (not .venv, data or artifacts)

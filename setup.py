@@ -1,4 +1,5 @@
 "Packaging: every value comes from settings.ini, the one place that nbdev reads too."
+
 from configparser import ConfigParser
 from pathlib import Path
 from shutil import copy2

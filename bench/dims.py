@@ -6,6 +6,7 @@ On a finished run of the demo: the untrained student, one tuned by InfoNCE on th
 objective on several lengths at once (`Fit.dims`), each searched with whole and with cut embeddings. Two seeds, paired
 tests over the test queries. A stopped study goes on where it was. The last line is one JSON object.
 """
+
 import json
 from pathlib import Path
 
@@ -37,12 +38,18 @@ def cut(name: str, key: Row, source: str, size: int) -> Values:
     return demo.student(row, lambda _: (truncated(load_student(source, max_length=64), size), {}))
 
 
-sources: dict[str, list[tuple[Row, str]]] = {"untrained": [({}, options.model)], "tuned": [],
-                                             "tuned at all lengths": []}
+sources: dict[str, list[tuple[Row, str]]] = {
+    "untrained": [({}, options.model)],
+    "tuned": [],
+    "tuned at all lengths": [],
+}
 for seed in options.seeds:
     for name, dims in (("tuned", ()), ("tuned at all lengths", tuple(options.dims))):
-        row = demo.cell({"study": "dims", "dims": list(dims), "seed": seed},
-                        lambda folder, seed=seed, dims=dims: tuned(seed, dims, folder), keep=True)
+        row = demo.cell(
+            {"study": "dims", "dims": list(dims), "seed": seed},
+            lambda folder, seed=seed, dims=dims: tuned(seed, dims, folder),
+            keep=True,
+        )
         sources[name].append(({"seed": seed, "dims": list(dims)}, row["folder"]))
 
 print(f"\nnDCG@10 of seeds {options.seeds}; {len(demo.asked)} queries, {len(demo.kept)} passages\n")

@@ -14,9 +14,16 @@ from pathlib import Path
 import numpy as np
 
 LIGHT = [  # cutoff, layers to compress at, ratio, attention of the reference
-    (8, [], 1, "sdpa"), (8, [], 1, "eager"), (5, [], 1, "eager"), (2, [], 1, "eager"),
-    (8, [1], 2, "eager"), (8, [2, 4], 2, "eager"), (8, [2, 4, 6], 4, "eager"), (5, [2, 4], 8, "eager"),
-    (8, [2, 4], 2, "sdpa"), (3, [1, 2], 4, "sdpa"),
+    (8, [], 1, "sdpa"),
+    (8, [], 1, "eager"),
+    (5, [], 1, "eager"),
+    (2, [], 1, "eager"),
+    (8, [1], 2, "eager"),
+    (8, [2, 4], 2, "eager"),
+    (8, [2, 4, 6], 4, "eager"),
+    (5, [2, 4], 8, "eager"),
+    (8, [2, 4], 2, "sdpa"),
+    (3, [1, 2], 4, "sdpa"),
 ]
 LAYERED = [8, 5, 3, 2]  # cutoff
 LONG = "sort array"  # the query of the pairs that are cut
@@ -27,8 +34,10 @@ WORDS = "sort read open array socket file copy list return function element orde
 def pairs(n: int = 40) -> list[tuple[str, str]]:
     "Pairs of different lengths; the last four are longer than the limit, with one query."
     rng = np.random.default_rng(0)
-    short = [(" ".join(rng.choice(WORDS, rng.integers(2, 9))), " ".join(rng.choice(WORDS, k)) + ".")
-             for k in rng.integers(1, 60, n - 4)]
+    short = [
+        (" ".join(rng.choice(WORDS, rng.integers(2, 9))), " ".join(rng.choice(WORDS, k)) + ".")
+        for k in rng.integers(1, 60, n - 4)
+    ]
     return [*short, *((LONG, " ".join(rng.choice(WORDS, k)) + ".") for k in (300, 400, 500, 600))]
 
 
@@ -46,7 +55,8 @@ def write(folder: Path) -> None:
         saved = json.loads((folder / kind / "tokenizer_config.json").read_text())
         saved = {key: saved.get(key) for key in ("pad_token", "eos_token", "bos_token")}
         (folder / kind / "tokenizer_config.json").write_text(
-            json.dumps(saved | {"tokenizer_class": "PreTrainedTokenizerFast"}))  # both versions know this class
+            json.dumps(saved | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        )  # both versions know this class
         tokenizer = AutoTokenizer.from_pretrained(folder / kind)
         template = TEMPLATES["bge-lightweight" if kind == "gemma2-lightweight" else "bge"]
         rest = [f"A: {LONG}", "\n", "\n", template.instruction]
@@ -60,8 +70,13 @@ def write(folder: Path) -> None:
         else:
             for cutoff, layers, ratio, attention in LIGHT:
                 ours[f"light {cutoff} {layers} {ratio} {attention}"] = flag_reranker(
-                    folder / kind, cutoff_layers=cutoff, compress_layers=layers, compress_ratio=ratio,
-                    softcap=attention == "eager", **same)(pairs())
+                    folder / kind,
+                    cutoff_layers=cutoff,
+                    compress_layers=layers,
+                    compress_ratio=ratio,
+                    softcap=attention == "eager",
+                    **same,
+                )(pairs())
     np.savez(folder / "ours.npz", **ours)
 
 
@@ -80,12 +95,17 @@ def reference(folder: Path) -> None:
         theirs[f"minicpm {cutoff}"] = layered.compute_score(pairs(), cutoff_layers=[cutoff])
     light = LightweightLLMReranker(str(folder / "gemma2-lightweight"), **same)
     assert light.model.config._attn_implementation == "sdpa", "FlagEmbedding's own default"
-    models = {"sdpa": light.model, "eager": CostWiseGemmaForCausalLM.from_pretrained(
-        folder / "gemma2-lightweight", attn_implementation="eager", torch_dtype=torch.float32)}
+    models = {
+        "sdpa": light.model,
+        "eager": CostWiseGemmaForCausalLM.from_pretrained(
+            folder / "gemma2-lightweight", attn_implementation="eager", torch_dtype=torch.float32
+        ),
+    }
     for cutoff, layers, ratio, attention in LIGHT:
         light.model = models[attention]
         theirs[f"light {cutoff} {layers} {ratio} {attention}"] = light.compute_score(
-            pairs(), cutoff_layers=[cutoff], compress_layers=layers, compress_ratio=ratio)
+            pairs(), cutoff_layers=[cutoff], compress_layers=layers, compress_ratio=ratio
+        )
     np.savez(folder / "reference.npz", **{key: np.float32(value).reshape(-1) for key, value in theirs.items()})
 
 
@@ -95,8 +115,10 @@ def compare(folder: Path) -> None:
     apart = {key: float(np.abs(ours[key] - theirs[key]).max()) for key in ours}
     for key, most in apart.items():
         print(f"{key:32} spread {np.ptp(theirs[key]):6.2f}   most apart {most:.1e}")
-    families = {name: max(value for key, value in apart.items() if key.startswith(name))
-                for name in ("gemma", "minicpm", "light")}
+    families = {
+        name: max(value for key, value in apart.items() if key.startswith(name))
+        for name in ("gemma", "minicpm", "light")
+    }
     print(json.dumps({f"{name}_max_abs_diff": value for name, value in families.items()} | {"pairs": len(pairs())}))
 
 

@@ -6,6 +6,7 @@ Each way runs in a process of its own, since a process's peak memory never falls
 queries with one positive and one negative each. Memory is what the step adds to the loaded model. The last line is one
 JSON object of ratios, gradient cache over whole batch.
 """
+
 import argparse
 import json
 import resource
@@ -36,8 +37,10 @@ def step(way: str) -> dict[str, float]:
     model.train()
     set_dropout(model, 0.0)
     words = "reverse sort open close read write file array socket path table index".split()
-    texts = [[" ".join(words[(i * j + j) % 12] for j in range(length)) for i in range(options.batch)]
-             for length in (12, options.tokens, options.tokens)]
+    texts = [
+        [" ".join(words[(i * j + j) % 12] for j in range(length)) for i in range(options.batch)]
+        for length in (12, options.tokens, options.tokens)
+    ]
     columns = [model.preprocess(column) for column in texts]
     loss = MultipleNegativesRankingLoss(model)
     for parameter in model.parameters():  # gradients are there in both ways
@@ -58,9 +61,13 @@ for way in ("whole", "cache"):
     done = subprocess.run([sys.executable, *sys.argv, "--way", way], check=True, capture_output=True, text=True)
     found[way] = json.loads(done.stdout.splitlines()[-1])
     print(f"{way:6}" + "  ".join(f"{key} {number:.4g}" for key, number in found[way].items()))
-print(json.dumps({
-    "memory_ratio": round(found["cache"]["MiB"] / found["whole"]["MiB"], 4),
-    "time_ratio": round(found["cache"]["seconds"] / found["whole"]["seconds"], 3),
-    "loss_gap": abs(found["cache"]["loss"] - found["whole"]["loss"]),
-    "norm_gap": abs(found["cache"]["norm"] / found["whole"]["norm"] - 1),
-}))
+print(
+    json.dumps(
+        {
+            "memory_ratio": round(found["cache"]["MiB"] / found["whole"]["MiB"], 4),
+            "time_ratio": round(found["cache"]["seconds"] / found["whole"]["seconds"], 3),
+            "loss_gap": abs(found["cache"]["loss"] - found["whole"]["loss"]),
+            "norm_gap": abs(found["cache"]["norm"] / found["whole"]["norm"] - 1),
+        }
+    )
+)

@@ -1,4 +1,5 @@
 """What the benches beside this file share: random encoders of real sizes, and what this machine can do at best."""
+
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -8,6 +8,7 @@ the student that `info_nce` made here with the same seed, which is an embedding 
 Their students keep their heads. Seeds may run at once, one a process; a stopped run goes on where it was. The last line
 is one JSON object.
 """
+
 import json
 import math
 from collections.abc import Callable
@@ -37,8 +38,10 @@ MIXES: dict[str, tuple[str, dict[str, float]]] = {  # name → mix, options in p
     "bge-m3: kl, label scale .2": ("kl", {"tau_teacher": 5, "tau_student": 1}),
     "bge-m3: kl, label scale .05": ("kl", {"tau_teacher": 20, "tau_student": 1}),
     "search-service": ("0.6 margin_mse + 0.2 list_net + 0.2 info_nce", {}),
-    "cross-encoder-lora": ("kl + 0.3 contrastive_margin + 0.4 negative_penalty",
-                           {"tau_teacher": 0.2, "tau_student": 0.4}),
+    "cross-encoder-lora": (
+        "kl + 0.3 contrastive_margin + 0.4 negative_penalty",
+        {"tau_teacher": 0.2, "tau_student": 0.4},
+    ),
 }  # the last: (cos + 1)/2/.2 is cos/.4 and a constant; its teacher scores are probabilities
 
 
@@ -54,8 +57,9 @@ def over_scores(mix: str, given: dict[str, float], seed: int, folder: Path) -> t
         rows = [row | {"scores": [1 / (1 + math.exp(-score)) for score in row["scores"]]} for row in rows]
     wanted: dict[str, Any] = {"tau": 0.05, "tau_student": 0.05, "tau_teacher": choose_temperature(rows, 0)[0]} | given
     # the lint knows that some of these cannot reach their targets; here that is what is measured
-    return demo.train(demo.load(), rows, weights, demo.settings(seed, lint="off"), folder,
-                      options=options_for(weights, **wanted))
+    return demo.train(
+        demo.load(), rows, weights, demo.settings(seed, lint="off"), folder, options=options_for(weights, **wanted)
+    )
 
 
 def imitated(seed: int) -> tuple[SentenceTransformer, str]:
@@ -69,15 +73,28 @@ def aligned(steps: tuple[int, int], seed: int, folder: Path) -> tuple[SentenceTr
     "A student whose embeddings imitate the teacher's: steps of phase 1 and of phase 2."
     teacher, name = imitated(seed)
     rows = rows_of(seed)
-    texts = {"query": [row["query"] for row in rows],
-             "passage": list(dict.fromkeys(text for row in rows for text in row["passages"]))}
+    texts = {
+        "query": [row["query"] for row in rows],
+        "passage": list(dict.fromkeys(text for row in rows for text in row["passages"])),
+    }
     digest = teacher_digest(name, teacher)
-    targets = {kind: stored_embeddings(teacher, own, Path(name) / f"{kind}.npy", kind=kind, digest=digest,
-                                       precision="bf16") for kind, own in texts.items()}
+    targets = {
+        kind: stored_embeddings(teacher, own, Path(name) / f"{kind}.npy", kind=kind, digest=digest, precision="bf16")
+        for kind, own in texts.items()
+    }
     student = new_student(options.model, teacher.get_embedding_dimension() or 0, max_length=options.train_length)
     one, two = (demo.settings(seed, steps=n) for n in steps)
-    align(student, targets, texts, rows, phase1=one, phase2=two, checkpoints=folder / "checkpoints",
-          history=folder / "a.history.jsonl", fingerprint={"teacher": name})
+    align(
+        student,
+        targets,
+        texts,
+        rows,
+        phase1=one,
+        phase2=two,
+        checkpoints=folder / "checkpoints",
+        history=folder / "a.history.jsonl",
+        fingerprint={"teacher": name},
+    )
     student.max_seq_length = 64
     return student, {}
 
@@ -109,12 +126,16 @@ if wrong := sorted(set(options.only) - set(OBJECTIVES)):
 
 lines, deltas = [], {}
 for name in options.only or OBJECTIVES:
-    each = [demo.student({"student": name, "seed": seed}, partial(OBJECTIVES[name], seed), keep=name == "info_nce")
-            for seed in options.seeds]
+    each = [
+        demo.student({"student": name, "seed": seed}, partial(OBJECTIVES[name], seed), keep=name == "info_nce")
+        for seed in options.seeds
+    ]
     tests = difference(each, [demo.untrained])
     deltas[name] = round(tests["delta"], 4)
     lines.append(f"| `{name}` | " + " / ".join(f"{mean(values):.3f}" for values in each) + f" | {told(tests)} |")
-print(f"\nnDCG@10 of seeds {options.seeds}; untrained {mean(demo.untrained):.3f}; {len(demo.asked)} queries, "
-      f"{len(demo.kept)} passages, {steps} steps of {options.batch_size} lists of {options.n_negatives + 1}\n")
+print(
+    f"\nnDCG@10 of seeds {options.seeds}; untrained {mean(demo.untrained):.3f}; {len(demo.asked)} queries, "
+    f"{len(demo.kept)} passages, {steps} steps of {options.batch_size} lists of {options.n_negatives + 1}\n"
+)
 print("| objective | trained | - untrained (95 %) |\n|---|---|---|\n" + "\n".join(lines))
 print(json.dumps({"untrained": round(mean(demo.untrained), 4), **deltas}))

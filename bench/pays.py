@@ -10,6 +10,7 @@ whose label the teacher contradicts. The teacher is the run's own, which learnt 
 neither searched nor tested, as a bought reranker would; "noise, teacher too" trains another on the noise. Two seeds,
 paired tests over the test queries. A stopped study goes on where it was. The last line is one JSON object.
 """
+
 import json
 import re
 from functools import cache, partial
@@ -78,9 +79,15 @@ def noise_teacher_too() -> Lists:
             folder = demo.out / f"{file.stem}-teacher-{fold}"
             if not folder.exists():
                 kept = training_groups(groups, fold=fold, n_folds=2, seed=0)
-                teacher, _ = train_teacher(kept, queries, corpus, model=options.model, settings=settings,
-                                           checkpoints=demo.out / f"{folder.name}.checkpoints",
-                                           history=demo.out / f"{folder.name}.history.jsonl")
+                teacher, _ = train_teacher(
+                    kept,
+                    queries,
+                    corpus,
+                    model=options.model,
+                    settings=settings,
+                    checkpoints=demo.out / f"{folder.name}.checkpoints",
+                    history=demo.out / f"{folder.name}.history.jsonl",
+                )
                 teacher.save_pretrained(str(folder))
             folds.append(cross_encoder(folder, precision="bf16"))
         dev = load_collection(demo.home / "hard-negative", split="dev")
@@ -93,8 +100,11 @@ def noise_teacher_too() -> Lists:
 def pseudo_query(doc_id: str, text: str) -> tuple[str, str] | None:  # query, the passage without it
     "A sentence of 5 to 30 words taken out of a passage that keeps at least as many words as it loses."
     sentences = re.split(r"(?<=[.!?;:])\s+", text)
-    fair = [i for i, each in enumerate(sentences)
-            if 5 <= len(each.split()) <= 30 and 2 * len(each.split()) <= len(text.split())]
+    fair = [
+        i
+        for i, each in enumerate(sentences)
+        if 5 <= len(each.split()) <= 30 and 2 * len(each.split()) <= len(text.split())
+    ]
     if not fair:
         return None
     taken = Random(f"pseudo {doc_id}").choice(fair)
@@ -113,8 +123,13 @@ def pseudo() -> Lists:
         model = load_student(options.model, max_length=64)
         vectors = encode(model, list(corpus.values()), precision="bf16")
         miners = {"bm25": bm25_miner(corpus), "dense": dense_miner(query_embedder(model), list(corpus), vectors)}
-        picks, _ = mine_negatives(miners, {"bm25": Wish(3), "dense": Wish(3)}, queries, qrels,
-                                  answers={query: set(docs) for query, docs in qrels.items()})
+        picks, _ = mine_negatives(
+            miners,
+            {"bm25": Wish(3), "dense": Wish(3)},
+            queries,
+            qrels,
+            answers={query: set(docs) for query, docs in qrels.items()},
+        )
         members = json.loads((demo.home / "teacher-score" / "teacher.json").read_text(encoding="utf-8"))["members"]
         mixture = Mixture(*(tuple(member[key] for member in members) for key in ("weight", "mean", "std")))
         folds = [cross_encoder(demo.home / "models" / f"teacher-{k}", precision="bf16") for k in range(2)]
@@ -123,8 +138,13 @@ def pseudo() -> Lists:
     return read_rows(file, "scored"), queries, corpus
 
 
-CONDITIONS = {"clean labels": clean, "30 % noise": noise, "noise, teacher too": noise_teacher_too,
-              "pseudo-queries": pseudo, "3 layers": clean}
+CONDITIONS = {
+    "clean labels": clean,
+    "30 % noise": noise,
+    "noise, teacher too": noise_teacher_too,
+    "pseudo-queries": pseudo,
+    "3 layers": clean,
+}
 lists = {condition: cache(make) for condition, make in CONDITIONS.items()}
 
 
@@ -154,12 +174,22 @@ def imitated(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
     teacher, student = load_student(name), base("3 layers")
     scored, queries, corpus = clean()
     rows = list_rows(sample_negatives(scored, options.n_negatives, seed), queries, corpus)
-    texts = {"query": [row["query"] for row in rows],
-             "passage": list(dict.fromkeys(text for row in rows for text in row["passages"]))}
+    texts = {
+        "query": [row["query"] for row in rows],
+        "passage": list(dict.fromkeys(text for row in rows for text in row["passages"])),
+    }
     targets = {kind: encode(teacher, own, kind=kind, precision="bf16") for kind, own in texts.items()}
     settings = demo.settings(seed, batch_size=options.batch_size * (options.n_negatives + 2))  # as many texts a step
-    align(student, targets, texts, rows, phase1=settings, phase2=demo.settings(seed, steps=0),
-          checkpoints=folder / "checkpoints", history=folder / "a.history.jsonl")
+    align(
+        student,
+        targets,
+        texts,
+        rows,
+        phase1=settings,
+        phase2=demo.settings(seed, steps=0),
+        checkpoints=folder / "checkpoints",
+        history=folder / "a.history.jsonl",
+    )
     student.max_seq_length = 64
     return student, {}
 
@@ -178,8 +208,10 @@ def students(condition: str) -> dict[str, list[Values]]:
     for method in [*list(METHODS)[:3], last]:
         make = imitated if method == "imitated" else partial(trained, condition, method)
         keep = (condition, method) == ("clean labels", "full")
-        each[method] = [demo.student({"condition": condition, "method": method, "seed": seed}, partial(make, seed),
-                                     keep=keep) for seed in options.seeds]
+        each[method] = [
+            demo.student({"condition": condition, "method": method, "seed": seed}, partial(make, seed), keep=keep)
+            for seed in options.seeds
+        ]
     return each
 
 
@@ -201,13 +233,17 @@ for condition in options.only or CONDITIONS:
         filtered.append((mean_values(each["selective"]), mean_values(each["distilled"])))
         kept = by_margin(lists[condition]()[0], 0.0).facts
         tests = difference(each["selective"], each["distilled"])
-        verdicts.append(f"{condition}, selective against distilled: {told(tests)}, p {tests['p_randomisation']:.4f}; "
-                        f"{kept['lists_kept']} of {kept['lists']} lists kept")
+        verdicts.append(
+            f"{condition}, selective against distilled: {told(tests)}, p {tests['p_randomisation']:.4f}; "
+            f"{kept['lists_kept']} of {kept['lists']} lists kept"
+        )
 if filtered:
     both = [mean_values(side) for side in zip(*filtered, strict=True)]
     tests = difference(both[:1], both[1:])
-    verdicts.append(f"mean of {len(filtered)} conditions, selective against distilled: {told(tests)}, "
-                    f"p {tests['p_randomisation']:.4f}")
+    verdicts.append(
+        f"mean of {len(filtered)} conditions, selective against distilled: {told(tests)}, "
+        f"p {tests['p_randomisation']:.4f}"
+    )
     deltas["selective - distilled"] = round(tests["delta"], 4)
 print(f"\nnDCG@10 of seeds {options.seeds}; {len(demo.asked)} queries, {len(demo.kept)} passages\n")
 print("| condition | method | trained | - untrained (95 %) | - full (95 %) |\n|---|---|---|---|---|")

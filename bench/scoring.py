@@ -8,6 +8,7 @@ times, the order alternating, and the median counts. `limit` is the share of the
 machine in the same precision, in the model's own shapes. FlagEmbedding's reranker is a further way where it is
 installed. The last line is one JSON object of ratios.
 """
+
 import argparse
 import json
 import random
@@ -107,8 +108,10 @@ lengths = [min(len(ids), options.max_length) for ids in plain.tokenizer(pairs, v
 work = flops_of(plain.config, lengths)
 limits = {precision: limit_of(plain.config, place, precision, clock) for precision in options.precisions}
 first = f"{options.precisions[0]}: predict, defaults"
-print(f"{len(pairs)} pairs of {np.mean(lengths):.0f} tokens (longest {max(lengths)}), max_length {options.max_length}, "
-      f"{options.threads} thread(s), {place}, {work / len(pairs) / 1e9:.2f} GFLOP a pair")
+print(
+    f"{len(pairs)} pairs of {np.mean(lengths):.0f} tokens (longest {max(lengths)}), max_length {options.max_length}, "
+    f"{options.threads} thread(s), {place}, {work / len(pairs) / 1e9:.2f} GFLOP a pair"
+)
 print(f"{'':<32}{'pairs/s':>9}{'tokens/s':>10}{'ratio':>8}{'limit':>8}")
 for name, spent in median.items():
     share = work / spent / limits[name.partition(":")[0]]
@@ -116,8 +119,12 @@ for name, spent in median.items():
     print(f"{name:<32}{per_s[0]:>9.1f}{per_s[1]:>10.0f}{ratio:>8.2f}{share:>8.0%}")
 print("limit: " + ", ".join(f"{precision} {value / 1e9:.0f} GFLOP/s" for precision, value in limits.items()))
 found = {f"{p}_speed_ratio": round(median[first] / median[f"{p}: disti"], 3) for p in options.precisions}
-found |= {f"{p}_over_tuned_predict_{p}": round(min(spent for name, spent in median.items() if name.startswith(
-    f"{p}: predict")) / median[f"{p}: disti"], 3) for p in options.precisions}
+found |= {
+    f"{p}_over_tuned_predict_{p}": round(
+        min(spent for name, spent in median.items() if name.startswith(f"{p}: predict")) / median[f"{p}: disti"], 3
+    )
+    for p in options.precisions
+}
 if "FlagEmbedding" in " ".join(ways):
     found["over_flag"] = round(median["fp32: FlagEmbedding"] / median[f"{options.precisions[0]}: disti"], 3)
 if "bf16" in options.precisions:

@@ -1,5 +1,6 @@
 """Students on a finished run of the demo, for the studies beside this file: each is trained once, measured by nDCG@10
 of every test query, and kept in a file, so that a stopped study goes on where it was and several may run at once."""
+
 import argparse
 import json
 import tempfile
@@ -64,8 +65,12 @@ class Demo:
         self.kept = sorted(answers) + others[:room]
         named = ("model", "steps", "batch_size", "n_negatives", "train_length")
         self.sizes = {name: getattr(options, name) for name in named}
-        self.sizes |= {"passages": len(self.kept), "queries": len(self.asked), "lists": len(self.scored),
-                       "scores": file_hash(scores)[:23]}
+        self.sizes |= {
+            "passages": len(self.kept),
+            "queries": len(self.asked),
+            "lists": len(self.scored),
+            "scores": file_hash(scores)[:23],
+        }
 
     @cached_property
     def untrained(self) -> Values:
@@ -124,11 +129,21 @@ class Demo:
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[SentenceTransformer, Row]:
         "`fit`, and what its history says."
-        history = fit(student, rows, weights, settings, options=options, loss=loss, checkpoints=folder / "checkpoints",
-                      history=folder / "history.jsonl")
+        history = fit(
+            student,
+            rows,
+            weights,
+            settings,
+            options=options,
+            loss=loss,
+            checkpoints=folder / "checkpoints",
+            history=folder / "history.jsonl",
+        )
         student.max_seq_length = 64
-        shares = {name: round(float(np.mean([row["shares"][name] for row in history])), 3)
-                  for name in history[0].get("shares", {})}
+        shares = {
+            name: round(float(np.mean([row["shares"][name] for row in history])), 3)
+            for name in history[0].get("shares", {})
+        }
         return student, {"first_loss": history[0]["loss"], "last_loss": history[-1]["loss"], "shares": shares}
 
 
@@ -151,5 +166,3 @@ def mean(values: Values) -> float:
 def told(tests: Mapping[str, float]) -> str:
     "A difference with its interval."
     return f"{tests['delta']:+.3f} ({tests['ci_low']:+.3f} to {tests['ci_high']:+.3f})"
-
-

@@ -8,6 +8,7 @@ passages of test queries are reranked by it and by the bi-encoder. nDCG@10 over 
 what BM25 misses stays missed. Interrupted anywhere, it goes on: checkpoints and scored pairs are in `--out`, whose
 folder is named by everything that they depend on. The last line is one JSON object.
 """
+
 import argparse
 import hashlib
 import json
@@ -72,8 +73,14 @@ def say(text: str) -> None:
 def train(index: BM25) -> None:
     "Mine and train; the folder appears when it is done."
     pairs = load_finetune(options.finetune)
-    training = training_collection(pairs, whole, max_dev=options.dev_queries, max_queries=options.train_queries,
-                                   tokenize=index.tokenize, seed=options.seed)
+    training = training_collection(
+        pairs,
+        whole,
+        max_dev=options.dev_queries,
+        max_queries=options.train_queries,
+        tokenize=index.tokenize,
+        seed=options.seed,
+    )
     student = load_student(options.model, max_length=options.max_length)
     if not (out / "groups.jsonl").exists() or not (out / "dev.jsonl").exists():
         say(f"mining for {len(training.train)} queries among {len(training.corpus)} passages")
@@ -84,12 +91,30 @@ def train(index: BM25) -> None:
     groups = read_rows(out / "groups.jsonl", "group")
     evaluate = dev_evaluation(read_rows(out / "dev.jsonl", "group"), training.queries, training.corpus, training.dev)
     say(f"training on {len(groups)} lists")
-    settings = Fit(steps=options.steps, batch_size=options.batch_size, lr=options.lr, seed=options.seed,
-                   eval_steps=options.eval_steps, patience=options.patience, checkpoint_steps=20)
-    teacher, made = train_teacher(groups, training.queries, training.corpus, model=options.model, loss=options.loss,
-                                  method=options.method, n_negatives=options.n_negatives,
-                                  max_length=options.max_length, settings=settings, checkpoints=out / "checkpoints",
-                                  history=out / "history.jsonl", evaluate=evaluate, adapter=out / "adapter")
+    settings = Fit(
+        steps=options.steps,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        seed=options.seed,
+        eval_steps=options.eval_steps,
+        patience=options.patience,
+        checkpoint_steps=20,
+    )
+    teacher, made = train_teacher(
+        groups,
+        training.queries,
+        training.corpus,
+        model=options.model,
+        loss=options.loss,
+        method=options.method,
+        n_negatives=options.n_negatives,
+        max_length=options.max_length,
+        settings=settings,
+        checkpoints=out / "checkpoints",
+        history=out / "history.jsonl",
+        evaluate=evaluate,
+        adapter=out / "adapter",
+    )
     save_trained(teacher, out / "teacher", stage="bench/teacher", params=facts, started=started, facts=made)
 
 
@@ -99,8 +124,10 @@ def reranked(scorer: Scorer) -> dict[str, list[tuple[str, float]]]:
     say(f"{scorer.name}: {len(pairs)} pairs")
     with PairStore(out / "pairs.sqlite") as store:
         scores = iter(score_pairs(scorer, pairs, store).tolist())
-    return {q: sorted(((doc_id, next(scores)) for doc_id, _ in found), key=lambda one: (-one[1], one[0]))
-            for q, found in first.items()}
+    return {
+        q: sorted(((doc_id, next(scores)) for doc_id, _ in found), key=lambda one: (-one[1], one[0]))
+        for q, found in first.items()
+    }
 
 
 def searched() -> dict[str, list[tuple[str, float]]]:
@@ -135,10 +162,14 @@ for name, run in runs.items():
 teacher = values[name]
 best = max((row for row in history if "dev" in row), key=lambda row: (row["dev"], -row["step"]))
 reach = float(np.mean([len(qrels[q].keys() & dict(first[q]).keys()) / len(qrels[q]) for q in qrels]))
-print(f"{whole.name}: {len(qrels)} test queries, {len(whole.corpus)} passages; BM25's top {options.depth} holds "
-      f"{reach:.3f} of what is relevant")
-print(f"teacher: step {best['step']} of {history[-1]['step']}, {options.batch_size} lists of "
-      f"{options.n_negatives + 1} a step, dev nDCG@10 {best['dev']:.3f}")
+print(
+    f"{whole.name}: {len(qrels)} test queries, {len(whole.corpus)} passages; BM25's top {options.depth} holds "
+    f"{reach:.3f} of what is relevant"
+)
+print(
+    f"teacher: step {best['step']} of {history[-1]['step']}, {options.batch_size} lists of "
+    f"{options.n_negatives + 1} a step, dev nDCG@10 {best['dev']:.3f}"
+)
 print(f"{'nDCG@10':<44}{'mean':>7}   teacher − this [95 % interval]   p (randomisation)")
 summary: dict[str, object] = {"collection": whole.name, "n_queries": len(qrels)}
 for name, each in values.items():
@@ -147,8 +178,10 @@ for name, each in values.items():
         print(f"{name:<44}{mean:>7.3f}")
     else:
         found = paired_tests([teacher[q] for q in each], list(each.values()))
-        print(f"{name:<44}{mean:>7.3f}   {found['delta']:+.3f} [{found['ci_low']:+.3f}, {found['ci_high']:+.3f}]"
-              f"{'':>10}{found['p_randomisation']:.4f}")
+        print(
+            f"{name:<44}{mean:>7.3f}   {found['delta']:+.3f} [{found['ci_low']:+.3f}, {found['ci_high']:+.3f}]"
+            f"{'':>10}{found['p_randomisation']:.4f}"
+        )
         keys = ("delta", "ci_low", "ci_high", "p_randomisation")
         summary[f"teacher − {name}"] = [round(found[key], 4) for key in keys]
     summary[name] = round(mean, 4)

@@ -8,6 +8,7 @@ scores multiplied by 20, with the automatic temperature and with the fixed one t
 measured by nDCG@10 over all test queries and a part of the corpus that holds every answer, and kept in a file: a
 stopped run goes on where it was. The last line is one JSON object.
 """
+
 import json
 import statistics
 from functools import partial
@@ -23,7 +24,7 @@ from disti.records import Row
 
 made = parser(__doc__ or "", steps=30, batch_size=16, train_length=48, passages=2000)
 made.add_argument("--losses", nargs="+", default=["kl", "info_nce + kl"])
-made.add_argument("--grid", nargs="+", type=float, default=[.05, .2, 1, 5, 20], help="τ over the spread of a list")
+made.add_argument("--grid", nargs="+", type=float, default=[0.05, 0.2, 1, 5, 20], help="τ over the spread of a list")
 made.add_argument("--factor", type=float, default=20, help="what the teacher's scores are multiplied by")
 options = made.parse_args()
 demo = Demo(options)
@@ -34,9 +35,19 @@ def trained(loss: str, seed: int, factor: float, tau: float, folder: Path) -> tu
     "One student."
     rows = [row | {"scores": [factor * score for score in row["scores"]]} for row in demo.scored]
     return distil(
-        rows, demo.mined.queries, demo.mined.corpus, model=options.model, loss=loss, n_negatives=options.n_negatives,
-        tau_teacher=tau * spread, max_length=64, train_length=options.train_length, settings=demo.settings(seed),
-        checkpoints=folder / "checkpoints", history=folder / "history.jsonl")
+        rows,
+        demo.mined.queries,
+        demo.mined.corpus,
+        model=options.model,
+        loss=loss,
+        n_negatives=options.n_negatives,
+        tau_teacher=tau * spread,
+        max_length=64,
+        train_length=options.train_length,
+        settings=demo.settings(seed),
+        checkpoints=folder / "checkpoints",
+        history=folder / "history.jsonl",
+    )
 
 
 def cell(loss: str, seed: int, factor: float, tau: float) -> float:  # tau: a multiple of the spread; 0: automatic
@@ -55,22 +66,46 @@ for loss in options.losses:
     fixed = {tau: mean(loss, 1, tau) for tau in options.grid}
     best = max(fixed, key=lambda tau: fixed[tau])
     auto = mean(loss, 1, 0)
-    pairs = {tau: [(cell(loss, seed, 1, tau), cell(loss, seed, options.factor, tau)) for seed in options.seeds]
-             for tau in (0, best)}
+    pairs = {
+        tau: [(cell(loss, seed, 1, tau), cell(loss, seed, options.factor, tau)) for seed in options.seeds]
+        for tau in (0, best)
+    }
     moved = {tau: max(abs(b - a) for a, b in each) for tau, each in pairs.items()}
-    lines.append({"loss": loss, "auto_minus_best": auto - fixed[best], "auto_shift_x20": moved[0],
-                  "fixed_shift_x20": moved[best]})
+    lines.append(
+        {
+            "loss": loss,
+            "auto_minus_best": auto - fixed[best],
+            "auto_shift_x20": moved[0],
+            "fixed_shift_x20": moved[best],
+        }
+    )
     table.append((loss, fixed, auto, {tau: statistics.mean(b for _, b in each) for tau, each in pairs.items()}, best))
 
-print(f"\nnDCG@10, mean of {len(options.seeds)} seeds, {len(demo.asked)} queries, {len(demo.kept)} passages; "
-      f"τ in units of the teacher's spread in a list ({spread:.3g})")
-print(f"{'':16}" + "".join(f"{tau:>8g}" for tau in options.grid)
-      + f"{'auto':>8}   scores x {options.factor:g}: best τ, auto")
+print(
+    f"\nnDCG@10, mean of {len(options.seeds)} seeds, {len(demo.asked)} queries, {len(demo.kept)} passages; "
+    f"τ in units of the teacher's spread in a list ({spread:.3g})"
+)
+print(
+    f"{'':16}"
+    + "".join(f"{tau:>8g}" for tau in options.grid)
+    + f"{'auto':>8}   scores x {options.factor:g}: best τ, auto"
+)
 for loss, fixed, auto, loud, best in table:
-    print(f"{loss:16}" + "".join(f"{value:8.4f}" for value in fixed.values())
-          + f"{auto:8.4f}   τ {best:g}: {loud[best]:.4f}, auto: {loud[0]:.4f}")
-print(json.dumps({"auto_minus_best": round(min(line["auto_minus_best"] for line in lines), 4),
-                  "auto_shift_x20": round(max(line["auto_shift_x20"] for line in lines), 4),
-                  "fixed_shift_x20": round(max(line["fixed_shift_x20"] for line in lines), 4),
-                  "losses": [{key: round(value, 4) if isinstance(value, float) else value
-                              for key, value in line.items()} for line in lines]}))
+    print(
+        f"{loss:16}"
+        + "".join(f"{value:8.4f}" for value in fixed.values())
+        + f"{auto:8.4f}   τ {best:g}: {loud[best]:.4f}, auto: {loud[0]:.4f}"
+    )
+print(
+    json.dumps(
+        {
+            "auto_minus_best": round(min(line["auto_minus_best"] for line in lines), 4),
+            "auto_shift_x20": round(max(line["auto_shift_x20"] for line in lines), 4),
+            "fixed_shift_x20": round(max(line["fixed_shift_x20"] for line in lines), 4),
+            "losses": [
+                {key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()}
+                for line in lines
+            ],
+        }
+    )
+)

@@ -72,8 +72,14 @@ def lists_of(name: str) -> list[dict[str, Any]]:  # of `list_rows`, all of one l
         scores = {corpus[doc]: score for doc, score in found.get(str(i), [])}
         own = [row["positive"], *(text for text in scores if text != row["positive"])][:n]
         if len(own) == n:
-            rows.append({"query": row["anchor"], "passages": own, "labels": [1.0] + [0.0] * asked.negatives,
-                         "scores": [float(scores.get(text, max(scores.values()))) for text in own]})
+            rows.append(
+                {
+                    "query": row["anchor"],
+                    "passages": own,
+                    "labels": [1.0] + [0.0] * asked.negatives,
+                    "scores": [float(scores.get(text, max(scores.values()))) for text in own],
+                }
+            )
     return rows
 
 
@@ -90,8 +96,14 @@ def train_plain(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[fl
 
     set_dropout(model, 0.0)
     freeze_word_embeddings(model)
-    table = [{"query": row["query"], **{f"passage{j}": text for j, text in enumerate(row["passages"])},
-              "label": row["scores"]} for row in rows]
+    table = [
+        {
+            "query": row["query"],
+            **{f"passage{j}": text for j, text in enumerate(row["passages"])},
+            "label": row["scores"],
+        }
+        for row in rows
+    ]
     settings = Fit(**settings_of())
     loss = DistillKLDivLoss(model, student_temperature=TAU["student"], teacher_temperature=TAU["teacher"])
     args = arguments(SentenceTransformerTrainingArguments, settings, folder, model.device.type)
@@ -106,15 +118,29 @@ def train_fit(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[floa
     from disti.training import Fit, fit
 
     options = {"kl": {"tau_teacher": TAU["teacher"], "tau_student": TAU["student"], "factor": TAU["student"] ** 2}}
-    history = fit(model, rows, {"kl": 1.0}, Fit(**settings_of()), options=options, checkpoints=folder / "c",
-                  history=folder / "h.jsonl")
+    history = fit(
+        model,
+        rows,
+        {"kl": 1.0},
+        Fit(**settings_of()),
+        options=options,
+        checkpoints=folder / "c",
+        history=folder / "h.jsonl",
+    )
     return [row["loss"] for row in history]
 
 
 def settings_of() -> dict[str, Any]:
     "What both are told."
-    return {"steps": asked.steps, "batch_size": asked.batch, "precision": asked.precision, "log_steps": 1,
-            "checkpoint_steps": asked.steps, "lint": "off", "report_to": "none"}
+    return {
+        "steps": asked.steps,
+        "batch_size": asked.batch,
+        "precision": asked.precision,
+        "log_steps": 1,
+        "checkpoint_steps": asked.steps,
+        "lint": "off",
+        "report_to": "none",
+    }
 
 
 def one(kind: str, name: str) -> dict[str, Any]:
@@ -136,8 +162,10 @@ def one(kind: str, name: str) -> dict[str, Any]:
     if asked.size:
         model.append(Normalize())  # the plain loss takes dot products
     tokens = sum(map(len, model.tokenizer(texts, truncation=True, max_length=asked.length)["input_ids"]))
-    batches = [[text for row in rows[i : i + asked.batch] for text in row["passages"]]
-               for i in range(0, len(rows), asked.batch)]
+    batches = [
+        [text for row in rows[i : i + asked.batch] for text in row["passages"]]
+        for i in range(0, len(rows), asked.batch)
+    ]
     distinct = [text for batch in batches for text in set(batch)] + [row["query"] for row in rows]
     ids = model.tokenizer(distinct, truncation=True, max_length=asked.length)["input_ids"]
     work = 3 * flops_of(model[0].auto_model.config, [len(each) for each in ids])
@@ -157,9 +185,17 @@ def one(kind: str, name: str) -> dict[str, Any]:
     if device != "cpu":
         peak, loaded = torch.cuda.max_memory_allocated() / 2**20, 0.0
     tokens *= asked.batch * asked.steps / len(rows)
-    return {"losses": losses, "seconds": seconds, "wall": wall, "tokens": tokens, "MiB": peak,
-            "loaded": loaded, "shared": shared, "lists": len(rows),
-            "limit": work * asked.batch * asked.steps / len(rows) / seconds / limit}
+    return {
+        "losses": losses,
+        "seconds": seconds,
+        "wall": wall,
+        "tokens": tokens,
+        "MiB": peak,
+        "loaded": loaded,
+        "shared": shared,
+        "lists": len(rows),
+        "limit": work * asked.batch * asked.steps / len(rows) / seconds / limit,
+    }
 
 
 def compare(name: str) -> tuple[float, float, float]:  # speed, memory, loss
@@ -177,10 +213,12 @@ def compare(name: str) -> tuple[float, float, float]:  # speed, memory, loss
     gap = max(abs(a - b) / abs(a) for a, b in zip(plain["losses"], ours["losses"], strict=True))
     print(f"{name}: {ours['lists']} lists, {ours['shared']:.1%} of the passages of a batch are repeated in it")
     for kind, run in best.items():
-        print(f"  {kind:6}{run['tokens'] / run['seconds']:8.0f} tokens/s  {run['seconds']:7.1f} s  "
-              f"{run['wall']:7.1f} s wall  {run['MiB']:6.0f} MiB (loaded {run['loaded']:.0f})  "
-              f"limit {run['limit']:4.0%}  "
-              f"loss {run['losses'][0]:.6f} -> {run['losses'][-1]:.6f}")
+        print(
+            f"  {kind:6}{run['tokens'] / run['seconds']:8.0f} tokens/s  {run['seconds']:7.1f} s  "
+            f"{run['wall']:7.1f} s wall  {run['MiB']:6.0f} MiB (loaded {run['loaded']:.0f})  "
+            f"limit {run['limit']:4.0%}  "
+            f"loss {run['losses'][0]:.6f} -> {run['losses'][-1]:.6f}"
+        )
     print(f"  losses differ by {gap:.2%} at most", flush=True)
     return plain["seconds"] / ours["seconds"], max(r["MiB"] for r in found["fit"]) / plain["MiB"], gap
 
@@ -189,8 +227,12 @@ if asked.one:
     print(json.dumps(one(asked.one, asked.data[0])))
     sys.exit()
 ratios = [compare(name) for name in asked.data]
-print(json.dumps({
-    "speed_ratio": round(math.exp(sum(math.log(speed) for speed, _, _ in ratios) / len(ratios)), 4),
-    "memory_ratio": round(max(memory for _, memory, _ in ratios), 4),
-    "loss_gap": round(max(gap for _, _, gap in ratios), 6),
-}))
+print(
+    json.dumps(
+        {
+            "speed_ratio": round(math.exp(sum(math.log(speed) for speed, _, _ in ratios) / len(ratios)), 4),
+            "memory_ratio": round(max(memory for _, memory, _ in ratios), 4),
+            "loss_gap": round(max(gap for _, _, gap in ratios), 6),
+        }
+    )
+)

@@ -1,4 +1,5 @@
 "`python -m disti` is the command `disti`."
+
 import sys
 
 from disti.stage import main

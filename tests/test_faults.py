@@ -174,10 +174,7 @@ def shop(folder: Path, **changed: bytes | None) -> Path:
             ["queries.jsonl, line 1", "q1", "'text' must be str, got int"],
         ),
         ({"eval__shop__queries": b'{"_id": 1, "text": "drink"}\n'}, ["queries.jsonl, line 1", "'_id' must be str"]),
-        (
-            {"eval__shop__corpus": b'{"_id": "d1", "text": "caf\xe9"}\n'},
-            ["corpus.jsonl, line 1", "not UTF-8", "iconv"],
-        ),
+        ({"eval__shop__corpus": b'{"_id": "d1", "text": "caf\xe9"}\n'}, ["corpus.jsonl, line 1", "not UTF-8", "iconv"]),
         ({"eval__shop__corpus": b'{"_id": "d1", "te'}, ["corpus.jsonl, line 1", "not JSON"]),
         ({"finetune__shop": b'{"anchor": "a"}\n'}, ["shop.jsonl, line 1", "'positive' is missing"]),
         ({"finetune__shop": b'{"anchor": "something to drink", "positive": "water"}\n'}, ["something to drink"]),
