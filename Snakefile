@@ -19,6 +19,8 @@ MODELS = ["bm25", "untrained", "teacher", *STUDENTS]
 DEMO = recipe["collection"] == "demo"
 DATA = [f"{file}.meta.json" if DEMO else str(file) for file in data_files(recipe)]
 MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "candidates-dev", "candidates-test")]
+MINED += [f"{RUN}/hard-negative/model.json.meta.json"]  # the student's record, which every later stage takes
+HERE = recipe["collection"]
 BASE = value(recipe, "cases", "model_a")  # what it is compared with, query by query
 STAGE = f"{sys.executable} -m disti run {{params.stage}} --variant '{{params.variant}}' --json {{params.values:q}} 2>&1"
 
@@ -105,12 +107,12 @@ rule student_score:
 
 def before(wildcards):  # the teacher reranks candidates below which the untrained student's ranking goes on; others are shown beside it
     scores = list(rules.score.output) if wildcards.model == "teacher" else []
-    return scores + ([f"{RUN}/results/untrained/measures.jsonl.meta.json"] if wildcards.model != "untrained" else [])
+    return scores + ([f"{RUN}/results/untrained/{HERE}/measures.jsonl.meta.json"] if wildcards.model != "untrained" else [])
 
 
 rule evaluate:
     input: MINED, trained, before
-    output: RUN + "/results/{model}/measures.jsonl.meta.json"
+    output: RUN + "/results/{model}/" + HERE + "/measures.jsonl.meta.json"
     params: stage="evaluate", variant="{model}", values=job(recipe, "evaluate"), code=stage_code("evaluate")
     threads: recipe["threads"]
     resources: gpu=1

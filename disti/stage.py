@@ -13,6 +13,7 @@ __all__ = [
     "Parameter",
     "code_cells",
     "stage_params",
+    "cell_values",
     "read_text",
     "cast",
     "check_params",
@@ -145,6 +146,18 @@ def stage_params(stage: str | Path) -> dict[str, Parameter]:
             ) from None
         found[name] = Parameter(value, notes.get(node.end_lineno or 0, ""))
     return found
+
+
+# %% ../nbs/09a_stage.ipynb #8d3262f3
+def cell_values(
+    values: Mapping[str, Any],  # `globals()` of the notebook
+    stage: str | Path,
+) -> dict[str, Any]:  # every name of the parameters cell with the value it has now
+    "The parameters cell of a stage as it ran: what its manifests record."
+    names = stage_params(stage)
+    if missing := [name for name in names if name not in values]:
+        raise ValueError(f"{find_stage(stage).stem}: {', '.join(missing)} not set; run the parameters cell first")
+    return {name: values[name] for name in names}
 
 
 # %% ../nbs/09a_stage.ipynb #d3604258
