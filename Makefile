@@ -7,7 +7,7 @@ READY  := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lab export clean
+.PHONY: help demo test quick docs lab export clean
 
 help:  ## list the commands
 	@echo "disti: make COMMAND (each installs into .venv first, where that is missing)"
@@ -20,6 +20,9 @@ demo: $(READY)  ## run the main job on real text and real weights: table and rep
 test: $(READY)  ## every notebook, the whole path at smoke size, style, types, the site in a browser
 	@echo "test: notebooks, smoke pipeline, architecture, documentation (under 20 minutes on 2 cores)"
 	$(BIN)/pytest
+
+quick: $(READY)  ## the rules of the house, style, types, and the library notebooks that changed against main
+	@$(BIN)/pytest -q -m quick
 
 docs: $(READY)  ## build the site into docs/_build/html
 	$(BIN)/python docs/build.py

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import find_browser
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -32,6 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "What waits for the smoke run is slow; without a browser its tests skip, and say what to install."
+    no_browser = pytest.mark.skip(reason="no browser; on Debian: apt-get install chromium chromium-driver")
+    for item in items:
+        if "smoke" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("browser") and not find_browser():
+            item.add_marker(no_browser)
+
+
 def call(*words: str | Path, **more) -> subprocess.CompletedProcess:
     "Run a command in the project's folder; its words come back, errors among them."
     return subprocess.run(
@@ -42,6 +53,20 @@ def call(*words: str | Path, **more) -> subprocess.CompletedProcess:
         stderr=subprocess.STDOUT,
         **more,
     )
+
+
+def changed_against_main() -> set[Path]:
+    "Files that differ from where this work left main, new ones included; on main itself, from what was pushed last."
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, text=True, capture_output=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "HEAD")
+    bases = [git("merge-base", "HEAD", name) for name in ("main", "origin/main")]
+    base = next((found for found in bases if found and found != head), "HEAD")
+    words = git("diff", "--name-only", base) + "\n" + git("ls-files", "--others", "--exclude-standard")
+    return {(ROOT / name).resolve() for name in words.splitlines() if name}
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import BIN, ROOT, call
 
+pytestmark = pytest.mark.quick
 NBS = sorted((ROOT / "nbs").glob("[0-9][0-9]*.ipynb"))
 STAGES = [path for path in NBS if int(path.name[:2]) >= 10]
 EXPORT = re.compile(r"^\s*#\|\s*exports?i?\s*$", re.M)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, changed_against_main
 
 NOTEBOOKS = sorted(
     path for path in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in path.parts)
@@ -16,7 +16,16 @@ def reads_a_run(path: Path) -> bool:
     return bool(re.match(r"1[1-9]|2\d", path.name)) or path.parent.name == "tutorials"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS])
+CHANGED = changed_against_main()
+
+
+def as_case(path: Path):
+    "A notebook as a test: `make quick` takes those of the library that changed against main."
+    quick = [pytest.mark.quick] * (path.resolve() in CHANGED and not reads_a_run(path))
+    return pytest.param(path, id=path.relative_to(ROOT / "nbs").as_posix(), marks=quick)
+
+
+@pytest.mark.parametrize("path", map(as_case, NOTEBOOKS))
 def test_notebook(path: Path, run_notebook, request: pytest.FixtureRequest) -> None:
     if reads_a_run(path):
         request.getfixturevalue("stage_files")

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser
 from conftest import ROOT
 
-needs_browser = pytest.mark.skipif(find_chromium() is None, reason="no Chromium; on Debian: apt-get install chromium")
 PLOT = (
     "[...document.querySelectorAll('.bd-article img')]"
     ".filter(i => i.naturalWidth > 100 && i.getBoundingClientRect().width > 100).length"
@@ -91,7 +90,7 @@ def test_every_link_leads_somewhere(site: Path) -> None:
     assert not dead, dead[:10]
 
 
-@needs_browser
+@pytest.mark.browser
 def test_start_page(address: str, browser: Browser) -> None:
     browser.open(f"{address}/index.html")
     assert browser.ask("document.querySelector('h1').innerText").startswith("disti")
@@ -100,7 +99,7 @@ def test_start_page(address: str, browser: Browser) -> None:
     assert browser.ask(FOREIGN) == [], "the site must work without a network"
 
 
-@needs_browser
+@pytest.mark.browser
 def test_search_finds_a_function(address: str, browser: Browser) -> None:
     browser.open(f"{address}/search.html?q=load_collection")
     first = browser.until("(document.querySelector('#search-results li a') || {}).href")
@@ -111,7 +110,7 @@ def test_search_finds_a_function(address: str, browser: Browser) -> None:
     assert "folder" in browser.ask("document.getElementById('disti.data.load_collection').innerText")
 
 
-@needs_browser
+@pytest.mark.browser
 def test_search_finds_words_of_a_page(address: str, browser: Browser) -> None:
     browser.open(f"{address}/search.html?q=hard+negatives")
     browser.until("document.querySelectorAll('#search-results li a').length > 0")
@@ -119,7 +118,7 @@ def test_search_finds_words_of_a_page(address: str, browser: Browser) -> None:
     assert "/11_mine.html" in found, found
 
 
-@needs_browser
+@pytest.mark.browser
 def test_a_plot_is_seen(site: Path, address: str, browser: Browser) -> None:
     with_plots = [
         path.relative_to(site).as_posix() for path in pages(site) if "_images/" in path.read_text(encoding="utf-8")
@@ -130,7 +129,7 @@ def test_a_plot_is_seen(site: Path, address: str, browser: Browser) -> None:
         assert browser.ask(PLOT) > 0, f"{name} shows no plot"
 
 
-@needs_browser
+@pytest.mark.browser
 def test_a_cross_link_leads_to_its_page(address: str, browser: Browser) -> None:
     browser.open(f"{address}/00_records.html")
     browser.ask("document.querySelector('.bd-article p a[href^=\"01_data.html\"]').click()")
@@ -138,7 +137,7 @@ def test_a_cross_link_leads_to_its_page(address: str, browser: Browser) -> None:
     assert browser.ask("document.querySelector('h1').innerText").startswith("Collections")
 
 
-@needs_browser
+@pytest.mark.browser
 def test_formulas_are_drawn(site: Path, address: str, browser: Browser) -> None:
     name = next(path.name for path in pages(site) if "<math" in path.read_text(encoding="utf-8"))
     browser.open(f"{address}/{name}")
@@ -147,7 +146,7 @@ def test_formulas_are_drawn(site: Path, address: str, browser: Browser) -> None:
     )
 
 
-@needs_browser
+@pytest.mark.browser
 def test_report(smoke: Path, browser: Browser) -> None:
     path = smoke / "results" / "report.html"
     assert not re.search(r'(?:src|href)="(?!data:|#|https?://)[^"]', path.read_text(encoding="utf-8")), (
