@@ -38,7 +38,7 @@ export: $(READY)  ## after editing notebooks: modules, clean notebooks, README.m
 	$(BIN)/python docs/readme.py
 
 clean:  ## remove what builds made (not .venv, data or artifacts)
-	rm -rf _proc _docs docs/_src docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .snakemake
+	rm -rf docs/_src docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .snakemake
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # One stamp, written last: an install that was interrupted is taken up again.

@@ -1,27 +1,27 @@
-"""Build the site: nbdev processes the notebooks (hidden cells out, names linked), this script turns its Quarto dialect
-into MyST and exported cells into documented definitions, and Sphinx makes pages of them. Any warning is an error."""
+"""Build the site: notebooks become MyST pages (hidden cells out, exported cells as documented definitions, names in
+backticks linked to them), and Sphinx makes a site of them. Any warning is an error."""
 
 import argparse
 import ast
 import json
-import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from readme import ROOT, outside_links, settings, with_results
+from readme import ROOT, outside_links, with_figures
 
 HERE = Path(__file__).parent
 NBS, SRC = ROOT / "nbs", HERE / "_src"
-SITE = settings()["doc_host"] + settings()["doc_baseurl"] + "/"
 Cell = dict
 MODULE = re.compile(r"^#\|\s*default_exp\s+(\S+)", re.M)
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*([\w-]+)[ \t]*(:?)[ \t]*(.*)\n?", re.M)
-EXPORTED = re.compile(r"^[ \t]*#\|[ \t]*export[si]?[ \t]*$", re.M)
-NESTED = re.compile(rf"\[([^\[\]]*)\[([^\[\]]+)\]\({re.escape(SITE)}[^)\s]*\)([^\[\]]*)\]\(")  # a name within a link
-GROUPS = {"Library": range(0, 10), "Stages": range(10, 30)}  # by the number a notebook's name starts with
+EXPORTED = re.compile(r"^[ \t]*#\|[ \t]*export[ \t]*$", re.M)
+SPOKEN = re.compile(
+    r"(```.*?```|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$)|`(?:disti\.)?(?:(\w+)\.)?(\w+)(?:\(\))?`", re.S
+)  # a name in backticks
+GROUPS = {"Stages": range(10, 30), "Library": range(0, 10)}  # by the number a notebook's name starts with
 
 
 def text(cell: Cell) -> str:
@@ -161,53 +161,45 @@ def described(source: str, known: dict[str, str]) -> list[Cell]:
 # Cells ---------------------------------------------------------------------------------------------------------------
 
 
-def callout(match: re.Match) -> str:
-    "Quarto's callout as MyST's admonition."
-    return fenced(f"{{{match.group(1)}}}", match.group(2).strip(), ":")
+def linked(source: str, known: dict[str, str], names: dict[str, set[str]]) -> str:
+    "Names of disti in backticks lead to their definition: own and imported ones, others where there is only one."
+
+    def target(match: re.Match) -> str:
+        passed, module, name = match.groups()
+        homes = names.get(name or "", set())
+        home = module if module else known.get(name or "") or (next(iter(homes)) if len(homes) == 1 else "")
+        return match[0] if passed or home not in homes else f"{{py:obj}}{match[0][:-1]} <disti.{home}.{name}>`"
+
+    return SPOKEN.sub(target, source)
 
 
-def prose(source: str, names: dict[str, str]) -> str:
-    "Quarto's markdown as MyST's; links to nbdev's site become links between pages."
-    source = re.sub(r"^:::+ \{\.callout-(\w+)[^}]*\}\n(.*?)^:::+[ \t]*$", callout, source, flags=re.M | re.S)
-    source = re.sub(r"\$\$\s*\{#([\w-]+)\}", r"$$ (\1)", source)
-    source = re.sub(r"(?<![\w`])@(eq-[\w-]+)", r"{eq}`\1`", source)
-
-    def local(match: re.Match) -> str:
-        words, page, name = match.groups()
-        if page not in names:
-            return f"[{words}]({SITE}{page}.html)"
-        return f"{{py:obj}}`{words.strip('`')} <disti.{page}.{name}>`" if name else f"[{words}]({names[page]}.ipynb)"
-
-    source = NESTED.sub(r"[\1\2\3](", source)
-    source = re.sub(rf"\[([^\[\]]+)\]\({re.escape(SITE)}([\w.]+)\.html(?:#([\w.]+))?\)", local, source)
-    return outside_links(source, NBS)
+def own_homes(notebook: dict) -> tuple[str, dict[str, str]]:
+    "A notebook's module, and where each name of disti that its exported cells define or import lives."
+    sources = [text(cell) for cell in notebook["cells"]]
+    module = MODULE.search("\n".join(sources))
+    exported = [source for source in sources if EXPORTED.search(source)]
+    return (module.group(1), homes(exported, module.group(1))) if module else ("", {})
 
 
-def convert(name: str, processed: dict, names: dict[str, str]) -> dict:
-    "A processed notebook as a page: the order of the source, the cells that nbdev left, definitions described."
-    notebook = json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))
-    left = {cell["id"]: cell for cell in processed["cells"] if "id" in cell}
-    whole = "\n".join(text(cell) for cell in notebook["cells"])
-    module = MODULE.search(whole)
-    exported = [text(cell) for cell in notebook["cells"] if EXPORTED.search(text(cell))]
-    known = homes(exported, module.group(1)) if module else {}
+def convert(notebook: dict, names: dict[str, set[str]]) -> dict:
+    "A notebook as a page: hidden cells out, definitions described, names linked."
+    module, known = own_homes(notebook)
     cells: list[Cell] = []
     for number, cell in enumerate(notebook["cells"]):
         source = text(cell)
-        options = {found[0]: found[2] for found in DIRECTIVE.findall(source)} if cell["cell_type"] == "code" else {}
-        if number == 0:
-            cells.append(markdown(prose(source, names)))
-            if module:
-                cells.append(markdown(f":::{{py:module}} disti.{module.group(1)}\n:::"))
-        elif cell["cell_type"] == "code" and EXPORTED.search(source) and "hide" not in options:
+        code = cell["cell_type"] == "code"
+        options = {found[0] for found in DIRECTIVE.findall(source)} if code else set()
+        if not source.strip() or options & {"hide", "default_exp"}:
+            continue
+        if not code:
+            source = linked(with_figures(source), known, names)
+            cells.append(markdown(outside_links(source, NBS)))
+        elif "export" in options:
             cells += described(source, known)
-        elif cell["id"] in left and (kept := left[cell["id"]]) and text(kept).strip():
-            if cell["cell_type"] == "markdown":
-                cells.append(markdown(prose(with_results(text(kept)), names)))
-            elif cell["cell_type"] == "code":
-                tags = kept["metadata"].setdefault("tags", [])
-                tags += ["remove-input"] * (options.get("echo") == "false")
-                cells.append(kept | {"source": DIRECTIVE.sub("", text(kept)).strip("\n")})
+        else:
+            cells.append(cell | {"source": DIRECTIVE.sub("", source).strip("\n")})
+        if number == 0 and module:
+            cells.append(markdown(f":::{{py:module}} disti.{module}\n:::"))
     cells = [cell | {"id": f"cell-{number}"} for number, cell in enumerate(cells)]
     return notebook | {"cells": cells, "metadata": notebook["metadata"] | {"language_info": {"name": "python"}}}
 
@@ -226,30 +218,31 @@ def contents(pages: dict[str, list[str]]) -> str:
 
 def page_groups() -> dict[str, list[str]]:
     "Every page under its caption."
-    stems = sorted(path.stem for path in NBS.glob("*.ipynb") if path.stem != "index")
-    groups = {"Start": ["What disti is <self>", "start"]}
+    stems = [path.stem for path in notebooks() if path.stem != "index"]
+    groups = {"Start": ["What disti is <self>", "start"], "How to": ["your-data", "teachers", "training", "measured"]}
     for caption, numbers in GROUPS.items():
-        groups[caption] = [stem for stem in stems if re.match(r"\d\d", stem) and int(stem[:2]) in numbers]
-    groups["How to"] = ["your-data", "teachers", "training", "measured"] + [
-        f"tutorials/{path.stem}" for path in sorted((NBS / "tutorials").glob("*.ipynb"))
-    ]
+        groups[caption] = [stem for stem in stems if int(stem[:2]) in numbers]
     return groups
 
 
-def write_pages(processed: Path) -> None:
+def notebooks() -> list[Path]:
+    "The notebooks that become pages."
+    return sorted(path for path in NBS.glob("*.ipynb") if not path.name.startswith((".", "_")))
+
+
+def write_pages() -> None:
     "Fill docs/_src anew."
     shutil.rmtree(SRC, ignore_errors=True)
     SRC.mkdir()
-    groups, sources = page_groups(), {path.relative_to(NBS).with_suffix("").as_posix(): path for path in notebooks()}
-    names = {}
-    for stem, path in sources.items():
-        if found := MODULE.search("\n".join(map(text, json.loads(path.read_text(encoding="utf-8"))["cells"]))):
-            names[found.group(1)] = stem
-    for stem in sources:
-        page = convert(stem, json.loads((processed / f"{stem}.ipynb").read_text(encoding="utf-8")), names)
+    sources = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in notebooks()}
+    names: dict[str, set[str]] = {}
+    for module, known in map(own_homes, sources.values()):
+        for name in (name for name, home in known.items() if module and home == module):
+            names.setdefault(name, set()).add(module)
+    for stem, notebook in sources.items():
+        page = convert(notebook, names)
         if stem == "index":
-            page["cells"].append(markdown(contents(groups)))
-        (SRC / f"{stem}.ipynb").parent.mkdir(parents=True, exist_ok=True)
+            page["cells"].append(markdown(contents(page_groups())))
         (SRC / f"{stem}.ipynb").write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
     for path in HERE.glob("*.md"):
         if path.name != "results.md":
@@ -257,41 +250,17 @@ def write_pages(processed: Path) -> None:
             (SRC / path.name).write_text(outside_links(source, HERE), encoding="utf-8")
 
 
-def notebooks() -> list[Path]:
-    "The notebooks that become pages."
-    return sorted(path for path in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in path.parts))
-
-
 def main() -> int:
-    "Process, convert, build; the exit code is Sphinx's."
+    "Convert, build; the exit code is Sphinx's."
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "_build" / "html")
     out = parser.parse_args().out.resolve()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.chdir(ROOT)
-    print("docs: processing the notebooks", flush=True)
-    from nbdev.serve import proc_nbs
-
-    write_pages(Path(proc_nbs(n_workers=2)))
     print("docs: building the site", flush=True)
+    write_pages()
     from sphinx.cmd.build import main as sphinx
 
-    failed = sphinx(
-        [
-            "-b",
-            "html",
-            "-W",
-            "--keep-going",
-            "-q",
-            "-E",
-            "-c",
-            str(HERE),
-            "-d",
-            str(HERE / "_build" / "doctrees"),
-            str(SRC),
-            str(out),
-        ]
-    )
+    words = ["-b", "html", "-W", "--keep-going", "-q", "-E", "-c", HERE, "-d", HERE / "_build" / "doctrees", SRC, out]
+    failed = sphinx([str(word) for word in words])
     print(
         "docs: failed, see the warnings above" if failed else f"docs: {out}/index.html",
         file=sys.stderr if failed else sys.stdout,
@@ -299,5 +268,5 @@ def main() -> int:
     return failed
 
 
-if __name__ == "__main__":  # proc_nbs starts processes that import this file
+if __name__ == "__main__":
     sys.exit(main())

@@ -26,7 +26,7 @@ extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "fieldlist", "attrs_inline", "attrs_block"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "fieldlist"]
 myst_heading_anchors = 3
 suppress_warnings = ["mystnb.unknown_mime_type"]  # a notebook's extra formats (widgets) beside the ones shown
 highlight_language = "none"

@@ -200,13 +200,18 @@ def test_readme_is_made_from_the_start_notebook() -> None:
 def test_readme_names_every_notebook_and_every_folder() -> None:
     words = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [path.stem for path in NBS if f"(nbs/{path.name})" not in words]
-    assert not missing, f"the table of notebooks in nbs/index.ipynb lacks {', '.join(missing)}"
-    dead = [path for path in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", words) if not (ROOT / path).exists()]
-    assert not dead, f"README.md links to what is not there: {', '.join(dead)}"
+    assert not missing, f"README.md lacks {', '.join(missing)}; docs/readme.py writes its tables from their titles"
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True).stdout.split()
     folders = {name.split("/")[0] for name in listed if "/" in name and not name.startswith(".")}
     unnamed = sorted(folder for folder in folders if f"{folder}/" not in words)
     assert not unnamed, f"the tree in nbs/index.ipynb lacks {', '.join(unnamed)}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_front_pages(page: str) -> None:
+    words = (ROOT / page).read_text(encoding="utf-8")
+    dead = [path for path in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", words) if not (ROOT / path).exists()]
+    assert not dead, f"{page} links to what is not there: {', '.join(dead)}"
 
 
 def test_ruff() -> None:
