@@ -24,7 +24,7 @@ from disti.distill import choose_temperature
 from disti.heads import add_head
 from disti.losses import LOSSES
 from disti.models import encode
-from disti.objective import HybridLoss, list_rows, options_for, parse_mix, sample_negatives
+from disti.objective import list_rows, options_for, parse_mix, sample_negatives
 from disti.records import Row
 from disti.selective import by_percentile
 
@@ -109,12 +109,12 @@ def hybrid_selective(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]
     for row, score in zip(rows, (asked * given).sum(1).tolist(), strict=True):
         row["scores"] = [score] * len(row["passages"])
     student = add_head(demo.load(), "unit", 256, seed=seed)
-    return demo.train(student, rows, {}, demo.settings(seed, lint="off"), folder, loss=HybridLoss(student))
+    return demo.train(student, rows, {"hybrid": 1.0}, demo.settings(seed, lint="off"), folder)
 
 
 steps = options.steps
 OBJECTIVES: dict[str, Callable[[int, Path], tuple[SentenceTransformer, Row]]] = {
-    **{name: partial(over_scores, name, {}) for name in LOSSES},
+    **{name: partial(over_scores, name, {}) for name, loss in LOSSES.items() if loss.over != "embeddings"},
     "embedding_mse_cosine": partial(aligned, (steps, 0)),
     "info_nce_mse": partial(aligned, (0, steps)),
     **{name: partial(over_scores, *mix) for name, mix in MIXES.items()},

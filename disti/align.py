@@ -245,8 +245,8 @@ class ContrastLoss(nn.Module):
         passages, index = found[1] if len(found) > 1 else labels["passage"], labels["index"]
         weights = {"info_nce": 1 - self.mse, "mse": self.mse}
         return {name: weight * info_nce_mse(
-            found[0], passages[index], labels["labels"], labels["query"], labels["passage"][index], mask=labels["mask"],
-            ids=index, tau=self.tau, mse=float(name == "mse")) for name, weight in weights.items()}  # fmt: skip
+            found[0], passages, labels["labels"], labels["query"], labels["passage"], mask=labels["mask"],
+            index=index, tau=self.tau, mse=float(name == "mse")) for name, weight in weights.items()}  # fmt: skip
 
 
 # %% ../nbs/16_align.ipynb #55a73c6b

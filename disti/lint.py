@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "SAMPLE",
+    "OF_SCORES",
     "NEED_TEACHER",
     "READ_TEACHER",
     "NEED_POSITIVE",
@@ -62,16 +63,9 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor
 
 from .data import normal
-from disti.losses import (
-    EMBEDDING_LOSSES,
-    LOSSES,
-    check_options,
-    effective_list_size,
-    gradient_shares,
-    mix,
-    reachable_margin,
-)
+from .losses import LOSSES, effective_list_size, reachable_margin
 from .models import encode
+from .objective import Seen, gradient_shares, parse, term_value
 from .records import Row
 from .training import Fit
 
@@ -95,7 +89,7 @@ class Plan:
     "A training run that has not begun."
 
     rows: Sequence[Row]  # of `list_rows`
-    weights: Mapping[str, float]  # loss → weight; names of `LOSSES` or `EMBEDDING_LOSSES`
+    weights: Mapping[str, float]  # loss → weight; names of `LOSSES`
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # loss → its keyword arguments
     settings: Fit | None = None
     model: SentenceTransformer | CrossEncoder | None = None  # None: only the lists and the objective are looked at
@@ -129,6 +123,7 @@ class Plan:
 
 
 # %% ../nbs/07f_lint.ipynb #9c55f922
+OF_SCORES = [name for name, loss in LOSSES.items() if loss.over != "embeddings"]
 NEED_TEACHER = ("kl", "margin_mse", "hybrid")
 READ_TEACHER = (*NEED_TEACHER, "list_net", "list_mle", "rank_net", "lambda_rank", "adr_mse")
 NEED_POSITIVE = ("info_nce", "margin_mse", "bce", "contrastive_margin", "info_nce_mse")
@@ -423,29 +418,27 @@ def terms_of(plan: Plan) -> tuple[dict[str, Tensor], Tensor]:  # terms before th
     teacher = None if found.teacher is None else found.teacher[:b]
     every = found.every[:b].clone().requires_grad_()
     terms: dict[str, Tensor] = {}
-    zeros = torch.zeros_like(every)
-    in_batch = (zeros.scatter_reduce(1, places, mask.float(), "amax").amax(0) > 0).expand(every.shape)
-    known = zeros.scatter_reduce(1, places, labels * mask, "amax")
-    for name in plan.uses(LOSSES):
-        shared = name == "info_nce" and not isinstance(plan.model, CrossEncoder)
-        scores = (every, None, known) if shared else (every.gather(1, places), teacher, labels)
-        own = {name: plan.options[name]} if name in plan.options else {}
+    told = {"index": places, "mask": mask, "labels": labels, "scores": teacher}
+    seen = Seen(told, every.gather(1, places), None if isinstance(plan.model, CrossEncoder) else every)
+    for name in plan.uses(OF_SCORES):
+        (term,) = parse({name: 1.0}, {name: plan.options.get(name, {})}).terms
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of an unreachable margin: a finding of its own
             try:
-                _, made = mix(*scores, weights={name: 1.0}, options=own, mask=in_batch if shared else mask)
+                terms[name] = term_value(term, seen)
             except ValueError:  # no scores or no pairs: the checks of the lists say so
                 continue
-        terms |= made
     return terms, every
 
 
 def silent_terms(plan: Plan) -> Iterator[Finding]:
     "Terms with no gradient on a batch, or with hardly any beside the others."
-    if plan.model is None or not plan.sample or not plan.uses(LOSSES):
+    if plan.model is None or not plan.sample or not plan.uses(OF_SCORES):
         return
     terms, scores = terms_of(plan)
-    for name, share in gradient_shares(terms, plan.weights, scores).items():
+    for name, share in gradient_shares(
+        {name: plan.weights[name] * term for name, term in terms.items()}, [scores]
+    ).items():
         if share == 0:
             yield Finding(
                 "dead term",
@@ -581,11 +574,10 @@ def lint(
     "Everything that is wrong with a training run, before its first step."
     if not rows:
         raise ValueError("no lists to train on; mine more queries")
-    if wrong := [name for name in weights if name not in {**LOSSES, **EMBEDDING_LOSSES}]:
-        raise ValueError(f"no loss {wrong[0]!r}; choose from {', '.join([*LOSSES, *EMBEDDING_LOSSES])}")
+    if wrong := [name for name in weights if name not in LOSSES]:
+        raise ValueError(f"no loss {wrong[0]!r}; choose from {', '.join(LOSSES)}")
     plan = Plan(rows, weights, options or {}, settings, model, seed)
-    if mixed := plan.uses(LOSSES):
-        check_options({name: weights[name] for name in mixed}, {name: plan.options.get(name, {}) for name in mixed})
+    parse(weights, plan.options)
     found = [finding for check in CHECKS.values() for finding in check(plan)]
     return sorted(found, key=lambda finding: finding.severity != "stop")
 

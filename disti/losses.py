@@ -4,23 +4,44 @@
 
 # %% auto #0
 __all__ = [
+    "NEEDS",
+    "OVER",
+    "INPUTS",
+    "LOSSES",
     "FLOOR",
     "Scores",
-    "LOSSES",
-    "EMBEDDING_LOSSES",
+    "Teacher",
+    "TauStudent",
+    "Scale",
+    "Sigma",
+    "Tau",
+    "Calibration",
+    "Above",
+    "Option",
+    "plain_type",
+    "comments_of",
+    "options_of",
+    "Reach",
+    "Loss",
+    "loss",
     "Lists",
     "lists",
-    "taught",
-    "paired",
     "list_mean",
+    "taught",
     "log_probs",
-    "kl",
     "real_scores",
     "effective_list_size",
     "auto_temperature",
+    "temperature",
+    "choose_temperature",
+    "kl",
     "margins",
     "margin_scale",
     "margin_mse",
+    "score_line",
+    "score_slope",
+    "score_offset",
+    "score_mse",
     "list_net",
     "list_mle",
     "ordered_pairs",
@@ -30,31 +51,164 @@ __all__ = [
     "adr_mse",
     "info_nce",
     "bce",
-    "unit_score",
     "reachable_margin",
+    "lowest_negative",
+    "unit_score",
     "contrastive_margin",
     "negative_penalty",
+    "places",
     "in_batch",
+    "cosine_matrix",
     "embedding_mse_cosine",
     "info_nce_mse",
     "hybrid",
-    "choose_loss",
-    "check_options",
-    "mix",
-    "gradient_shares",
+    "crowding",
+    "spread_out",
+    "losses_table",
 ]
 
-# %% ../nbs/07_losses.ipynb #751fb904
+# %% ../nbs/07_losses.ipynb #d0e791d2
 import inspect
 import math
+import re
+import types
+import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, mse_loss, normalize, softplus
 from torch.nn.utils.rnn import pad_sequence
+
+# %% ../nbs/07_losses.ipynb #9142344b
+NEEDS = {
+    "teacher": "a teacher's score of every candidate",
+    "cosines": "teacher scores that are cosines",
+    "vectors": "a teacher's embedding of every text",
+    "positive": "a candidate labelled relevant",
+    "negative": "a candidate labelled irrelevant",
+    "in-batch": "other lists in the batch, to take negatives from",
+}
+OVER = ("scores", "batch", "embeddings")  # of a list's own passages; of all the batch's passages; no scores at all
+
+
+# %% ../nbs/07_losses.ipynb #b1b66071
+class Above(NamedTuple):
+    "A bound of an option, for `Annotated`."
+
+    low: float = 0.0
+
+
+class Option(NamedTuple):
+    "What a loss's option is."
+
+    type: Any  # float, int, bool or tuple[float, float]
+    default: Any
+    meaning: str
+    above: float | None = None  # a number must lie above it
+    optional: bool = False  # None is a value
+
+
+def plain_type(hint: Any) -> tuple[Any, bool]:  # the type without None; may it be None?
+    "Split `X | None`."
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (one,) = [each for each in typing.get_args(hint) if each is not type(None)]
+        return one, True
+    return hint, False
+
+
+# %% ../nbs/07_losses.ipynb #74ce5a68
+INPUTS = ("mask", "index")  # keyword arguments that come from the batch
+
+
+def comments_of(function: Callable[..., Any]) -> dict[str, str]:  # parameter → the comment on its line
+    "What stands beside the parameters in the source, where there is a source."
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return {}
+    return dict(re.findall(r"^\s+(\w+):[^#\n]*#\s*(.+)$", source.partition(") ->")[0], re.M))
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Option]:
+    "The options of a loss: its keyword arguments, but for those that the batch gives."
+    hints, told = typing.get_type_hints(function, include_extras=True), comments_of(function)
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in INPUTS:
+            hint = hints.get(name, type(parameter.default))
+            notes = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
+            kind, optional = plain_type(typing.get_args(hint)[0] if notes else hint)
+            meaning = " ".join([*(note for note in notes if isinstance(note, str)), told.get(name, "")]).strip()
+            above = next((note.low for note in notes if isinstance(note, Above)), None)
+            found[name] = Option(kind, parameter.default, meaning, above, optional)
+    return found
+
+
+# %% ../nbs/07_losses.ipynb #5df17834
+class Reach(NamedTuple):
+    "A target of a loss and the bound that no arrangement of embeddings passes."
+
+    option: str  # the target
+    bound: Callable[[int], float]  # number of topics → the best that can be reached
+    most: bool  # is the bound an upper one?
+    says: str  # "a margin is at most"
+
+
+@dataclass(frozen=True)
+class Loss:
+    "A loss and all that others need to know about it."
+
+    name: str
+    function: Callable[..., Tensor]
+    needs: frozenset[str]  # of `NEEDS`
+    reads: frozenset[str]  # what it also uses where it is there
+    over: str  # of `OVER`
+    fix: Mapping[str, Callable[..., Any]]  # option that is None → what finds it before the first step
+    reach: Reach | None
+
+    @property
+    def options(self) -> dict[str, Option]:
+        "Its options, from its signature."
+        return options_of(self.function)
+
+    @property
+    def says(self) -> str:
+        "Its first sentence."
+        return inspect.getdoc(self.function) or ""
+
+
+LOSSES: dict[str, Loss] = {}  # filled by `loss`
+
+
+# %% ../nbs/07_losses.ipynb #7a570b26
+def loss(
+    needs: str | Sequence[str] = (),  # words of `NEEDS`
+    over: str = "scores",  # one of `OVER`
+    *,
+    reads: str | Sequence[str] = (),  # words of `NEEDS` that it can do without
+    fix: Mapping[str, Callable[..., Any]] | None = None,
+    reach: Reach | None = None,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    "Register the function below under its name, with its facts."
+    wanted, also = (set(words.replace(",", " ").split() if isinstance(words, str) else words)
+                    for words in (needs, reads))  # fmt: skip
+    if wrong := sorted((wanted | also) - NEEDS.keys()):
+        raise ValueError(f"a loss cannot need {wrong[0]!r}; choose from {', '.join(NEEDS)}")
+    if over not in OVER:
+        raise ValueError(f"no loss over {over!r}; choose from {', '.join(OVER)}")
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name = function.__name__
+        LOSSES[name] = Loss(name, function, frozenset(wanted), frozenset(wanted | also), over, fix or {}, reach)
+        return function
+
+    return register
+
 
 # %% ../nbs/07_losses.ipynb #4e32a98d
 FLOOR = -1e30  # stands in for −inf, whose softmax over a wholly padded list is NaN
@@ -84,7 +238,7 @@ class Lists(NamedTuple):
         return self.mask & (self.labels <= 0)
 
 
-# %% ../nbs/07_losses.ipynb #3d881c7d
+# %% ../nbs/07_losses.ipynb #e901db6f
 def lists(student: Tensor, teacher: Tensor | None, labels: Tensor, mask: Tensor | None) -> Lists:
     "Check one batch of score tensors and fill its padding with 0."
     given = {"student": student, "teacher": teacher, "labels": labels, "mask": mask}
@@ -104,6 +258,16 @@ def lists(student: Tensor, teacher: Tensor | None, labels: Tensor, mask: Tensor 
     return Lists(student.float().masked_fill(~real, 0), teacher, labels.detach().float().masked_fill(~real, 0), real)
 
 
+# %% ../nbs/07_losses.ipynb #d7930e9c
+def list_mean(values: Tensor, keep: Tensor) -> Tensor:
+    "Mean over the kept values of every list, then over the lists that have any; 0 when none has."
+    values, keep = values.flatten(1), keep.flatten(1)
+    count = keep.sum(1)
+    means = values.masked_fill(~keep, 0).sum(1) / count.clamp(min=1)
+    return means.sum() / (count > 0).sum().clamp(min=1)
+
+
+# %% ../nbs/07_losses.ipynb #cdf33f94
 def taught(batch: Lists, loss: str) -> Tensor:  # [b, n]
     "The teacher's scores of a loss that cannot do without."
     if batch.teacher is None:
@@ -113,54 +277,14 @@ def taught(batch: Lists, loss: str) -> Tensor:  # [b, n]
     return batch.teacher
 
 
-# %% ../nbs/07_losses.ipynb #a087cf55
-def paired(batch: Lists, loss: str) -> None:
-    "Check that a loss on labels has something to compare."
-    if not (batch.positive.any(1) & batch.negative.any(1)).any():
-        raise ValueError(
-            f"{loss} needs a positive and a negative in a list; the {len(batch.mask)} lists of this batch "
-            f"have {int(batch.positive.sum())} positives, {int(batch.negative.sum())} negatives. "
-            "Mine more (n=...)?"
-        )
-
-
-def list_mean(values: Tensor, keep: Tensor) -> Tensor:
-    "Mean over the kept values of every list, then over the lists that have any; 0 when none has."
-    values, keep = values.flatten(1), keep.flatten(1)
-    count = keep.sum(1)
-    means = values.masked_fill(~keep, 0).sum(1) / count.clamp(min=1)
-    return means.sum() / (count > 0).sum().clamp(min=1)
-
-
+# %% ../nbs/07_losses.ipynb #ce0b1abf
 def log_probs(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # p, log p: both 0 where padded
     "Softmax over the real candidates of each list."
     logs = scores.masked_fill(~mask, FLOOR).log_softmax(-1)
     return logs.exp().masked_fill(~mask, 0), logs.masked_fill(~mask, 0)
 
 
-# %% ../nbs/07_losses.ipynb #9b345026
-def kl(
-    student: Tensor,  # [b, n] scores
-    teacher: Tensor | None,  # [b, n] raw logits
-    labels: Tensor,  # [b, n], not used
-    *,
-    mask: Tensor | None = None,  # [b, n] real candidates
-    tau_teacher: float = 1.0,  # temperature of the teacher; the "label scale" of some recipes is 1/τ
-    tau_student: float = 0.05,  # temperature of the student's cosines
-    factor: float = 1.0,  # c; τ_student² is Hinton's
-    probability: bool = False,  # compare sigmoid(teacher) with (student + 1)/2, as the cross-encoder-lora recipe does
-) -> Tensor:
-    "KL divergence from the teacher's distribution over a list to the student's."
-    batch = lists(student, teacher, labels, mask)
-    t, s = taught(batch, "kl"), batch.student
-    if probability:
-        t, s = t.sigmoid(), (s + 1) / 2
-    p, log_p = log_probs(t / tau_teacher, batch.mask)
-    _, log_q = log_probs(s / tau_student, batch.mask)
-    return factor * list_mean((p * (log_p - log_q)).sum(1, keepdim=True), batch.mask.any(1, keepdim=True))
-
-
-# %% ../nbs/07_losses.ipynb #3e0a3fa6
+# %% ../nbs/07_losses.ipynb #d26e2511
 Scores = Tensor | Sequence[Sequence[float]]
 
 
@@ -173,6 +297,7 @@ def real_scores(scores: Scores, mask: Tensor | None) -> tuple[Tensor, Tensor]:  
     return scores.detach().double().masked_fill(~real, 0), real
 
 
+# %% ../nbs/07_losses.ipynb #b95281db
 def effective_list_size(
     scores: Scores,  # b lists of teacher scores
     tau: float = 1.0,  # temperature
@@ -185,7 +310,7 @@ def effective_list_size(
     return (-(p * logs).sum(1)).exp()
 
 
-# %% ../nbs/07_losses.ipynb #dd70050b
+# %% ../nbs/07_losses.ipynb #fbdacdd2
 def auto_temperature(
     scores: Scores,  # b lists of teacher scores, of the whole training set or a sample
     target: float | None = None,  # wanted median effective list size; None: a quarter of the list, at least 1.5
@@ -208,8 +333,8 @@ def auto_temperature(
 
     if not size(low) < target < size(high):
         raise ValueError(
-            f"a median effective size of {target:g} cannot be reached: these lists of {n:g} go from "
-            f"{size(low):.2f} (ties at the top) to {size(high):.2f}. Choose a target between."
+            f"a median effective size of {target:g} cannot be reached: these lists of {n:g} go from {size(low):.2f} "
+            f"(ties at the top) to {size(high):.2f}. Choose a target between, or give the loss its tau_teacher."
         )
     for _ in range(60):
         middle = (low + high) / 2
@@ -217,12 +342,65 @@ def auto_temperature(
     return math.exp((low + high) / 2)
 
 
-# %% ../nbs/07_losses.ipynb #3aee78ad
+# %% ../nbs/07_losses.ipynb #d26a6f5b
+Teacher = Annotated[
+    float | None, Above(0), "temperature of the teacher; None or 0: chosen from the lists before training"
+]
+TauStudent = Annotated[float, Above(0), "temperature of the student's scores"]
+
+
+def temperature(tau: float | None, label_scale: float | None = None) -> float:
+    "The teacher's temperature, from whichever of the two was given."
+    if tau and label_scale:
+        raise ValueError(f"tau_teacher {tau:g} and label_scale {label_scale:g} say the same thing; give one of them")
+    return tau or (1 / label_scale if label_scale else 1.0)
+
+
+def choose_temperature(
+    teacher: Tensor,  # [b, n] scores
+    *,
+    mask: Tensor | None = None,
+    probability: bool = False,
+    label_scale: float | None = None,
+) -> float | None:
+    "The temperature of a loss that was given none."
+    if label_scale:
+        return None
+    t, real = real_scores(teacher, mask)
+    return auto_temperature(t.sigmoid() if probability else t, mask=real)
+
+
+# %% ../nbs/07_losses.ipynb #50bcacc3
+@loss(needs="teacher", fix={"tau_teacher": choose_temperature})
+def kl(
+    student: Tensor,  # [b, n] scores
+    teacher: Tensor | None,  # [b, n] raw logits
+    labels: Tensor,  # [b, n], not used
+    *,
+    mask: Tensor | None = None,  # [b, n] real candidates
+    tau_teacher: Teacher = None,
+    tau_student: TauStudent = 0.05,
+    label_scale: Annotated[float | None, Above(0)] = None,  # multiplies the teacher's logits: 1 / tau_teacher
+    probability: bool = False,  # compare sigmoid(teacher) with (student + 1)/2, as the cross-encoder-lora recipe does
+    factor: Annotated[float, Above(0)] = 1.0,  # c; τ_student² is Hinton's
+) -> Tensor:
+    "KL divergence from the teacher's distribution over a list to the student's."
+    batch = lists(student, teacher, labels, mask)
+    t, s = taught(batch, "kl"), batch.student
+    if probability:
+        t, s = t.sigmoid(), (s + 1) / 2
+    p, log_p = log_probs(t / temperature(tau_teacher, label_scale), batch.mask)
+    _, log_q = log_probs(s / tau_student, batch.mask)
+    return factor * list_mean((p * (log_p - log_q)).sum(1, keepdim=True), batch.mask.any(1, keepdim=True))
+
+
+# %% ../nbs/07_losses.ipynb #7542e93a
 def margins(scores: Tensor, batch: Lists) -> tuple[Tensor, Tensor]:  # both [b, n, n]
     "Differences score_i − score_j in every list, and which of them are of a positive and a negative."
     return scores[:, :, None] - scores[:, None, :], batch.positive[:, :, None] & batch.negative[:, None, :]
 
 
+# %% ../nbs/07_losses.ipynb #21552458
 def margin_scale(
     student: Tensor,  # [b, n] scores of the student before training
     teacher: Tensor,  # [b, n] raw scores
@@ -232,52 +410,102 @@ def margin_scale(
     quantile: float = 0.95,
 ) -> float:
     "The factor that puts the teacher's margins on the student's range."
-    batch = lists(student, teacher, labels, mask)
-    paired(batch, "margin_scale")
-    sizes = []
+    batch, sizes = lists(student, teacher, labels, mask), []
     for scores in (batch.student.detach(), taught(batch, "margin_scale")):
         differences, keep = margins(scores, batch)
-        sizes.append(differences[keep].abs().quantile(quantile).item())
+        if not keep.any():
+            raise ValueError(
+                f"a margin needs a positive and a negative in a list; the {len(labels)} lists have "
+                f"{int(batch.positive.sum())} positives, {int(batch.negative.sum())} negatives. Mine more (n=...)?"
+            )
+        sizes.append(float(np.quantile(differences[keep].abs().numpy(force=True), quantile)))
     if sizes[1] == 0:
         raise ValueError("the teacher's margins are all 0: it scores positives and negatives alike. Is it trained?")
     return sizes[0] / sizes[1]
 
 
+# %% ../nbs/07_losses.ipynb #dc5e68a3
+@loss(needs="teacher positive negative", fix={"scale": margin_scale})
 def margin_mse(
     student: Tensor,
     teacher: Tensor | None,
     labels: Tensor,
     *,
     mask: Tensor | None = None,
-    scale: float | None = None,  # a, from `margin_scale`; None: of this batch
+    scale: Annotated[float | None, Above(0)] = None,  # a; None: of the untrained student, once, before training
 ) -> Tensor:
     "Squared error of the student's positive-negative margins against the teacher's, scaled."
     batch = lists(student, teacher, labels, mask)
-    paired(batch, "margin_mse")
-    t = taught(batch, "margin_mse")
-    scale = margin_scale(student, t, labels, mask=batch.mask) if scale is None else scale
-    (ours, keep), (theirs, _) = margins(batch.student, batch), margins(t, batch)
-    return list_mean((ours - scale * theirs) ** 2, keep)
+    (ours, keep), (theirs, _) = margins(batch.student, batch), margins(taught(batch, "margin_mse"), batch)
+    return list_mean((ours - (scale or 1.0) * theirs) ** 2, keep)
 
 
-# %% ../nbs/07_losses.ipynb #6d9e6f25
+# %% ../nbs/07_losses.ipynb #56135618
+def score_line(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> tuple[float, float]:  # a, b
+    "The line from the untrained student's scores to the teacher's, by least squares between the sorted ones."
+    real = torch.ones_like(student, dtype=torch.bool) if mask is None else mask.bool()
+    s, t = (scores.detach().double()[real].sort().values for scores in (student, teacher))
+    spread = s.var(correction=0)
+    if len(s) < 2 or spread == 0:
+        raise ValueError(f"a line needs two different scores of the student, got {len(s)} that are alike; give a and b")
+    a = ((s - s.mean()) * (t - t.mean())).mean() / spread
+    return float(a), float(t.mean() - a * s.mean())
+
+
+# %% ../nbs/07_losses.ipynb #fb4b4f92
+def score_slope(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> float:
+    "The slope of `score_line`."
+    return score_line(student, teacher, mask=mask)[0]
+
+
+def score_offset(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, a: float | None = None) -> float:
+    "The offset that goes with a slope."
+    real = torch.ones_like(student, dtype=torch.bool) if mask is None else mask.bool()
+    slope = score_slope(student, teacher, mask=mask) if a is None else a
+    return float(teacher.detach().double()[real].mean() - slope * student.detach().double()[real].mean())
+
+
+@loss(needs="teacher", fix={"a": score_slope, "b": score_offset})
+def score_mse(
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    *,
+    mask: Tensor | None = None,
+    a: float | None = None,  # slope of the line from the student's scores; None: fitted before training
+    b: float | None = None,  # its offset; None: fitted before training
+) -> Tensor:
+    "Squared error of the student's scores, on a line, against the teacher's."
+    batch = lists(student, teacher, labels, mask)
+    line = (1.0 if a is None else a) * batch.student + (0.0 if b is None else b)
+    return list_mean((line - taught(batch, "score_mse")) ** 2, batch.mask)
+
+
+# %% ../nbs/07_losses.ipynb #2f93703f
+Scale = Annotated[float, Above(0), "times the student's scores: 20 for cosines, 1 for logits"]
+
+
+@loss(reads="teacher", fix={"tau_teacher": choose_temperature})
 def list_net(
     student: Tensor,
     teacher: Tensor | None,
     labels: Tensor,
     *,
     mask: Tensor | None = None,
-    scale: float = 20.0,  # times the student's scores: 20 for cosines, 1 for logits
+    scale: Scale = 20.0,
+    tau_teacher: Teacher = None,
 ) -> Tensor:
     "Cross-entropy between the softmax of the target and that of the student."
     batch = lists(student, teacher, labels, mask)
-    p, _ = log_probs(batch.target, batch.mask)
+    p, _ = log_probs(batch.target / (1.0 if batch.teacher is None else temperature(tau_teacher)), batch.mask)
     _, log_q = log_probs(scale * batch.student, batch.mask)
     return list_mean(-(p * log_q).sum(1, keepdim=True), batch.mask.any(1, keepdim=True))
 
 
+# %% ../nbs/07_losses.ipynb #bc2f1755
+@loss(reads="teacher")
 def list_mle(
-    student: Tensor, teacher: Tensor | None, labels: Tensor, *, mask: Tensor | None = None, scale: float = 20.0
+    student: Tensor, teacher: Tensor | None, labels: Tensor, *, mask: Tensor | None = None, scale: Scale = 20.0
 ) -> Tensor:
     "Negative log-likelihood of the target's order under the student (Plackett-Luce)."
     batch = lists(student, teacher, labels, mask)
@@ -287,21 +515,26 @@ def list_mle(
     return list_mean((rest - s).masked_fill(~real, 0).sum(1, keepdim=True), real.any(1, keepdim=True))
 
 
-# %% ../nbs/07_losses.ipynb #752d195d
+# %% ../nbs/07_losses.ipynb #72cd936b
 def ordered_pairs(batch: Lists) -> Tensor:  # [b, n, n], True where candidate i should stand above candidate j
     "Pairs of real candidates that the target orders."
     y, real = batch.target, batch.mask
     return (y[:, :, None] > y[:, None, :]) & real[:, :, None] & real[:, None, :]
 
 
+# %% ../nbs/07_losses.ipynb #7fb1a4e8
+Sigma = Annotated[float, Above(0), "steepness"]
+
+
+@loss(reads="teacher")
 def rank_net(
     student: Tensor,
     teacher: Tensor | None,
     labels: Tensor,
     *,
     mask: Tensor | None = None,
-    scale: float = 20.0,
-    sigma: float = 1.0,  # steepness
+    scale: Scale = 20.0,
+    sigma: Sigma = 1.0,
 ) -> Tensor:
     "Logistic loss over all pairs that the target orders."
     batch = lists(student, teacher, labels, mask)
@@ -309,6 +542,7 @@ def rank_net(
     return list_mean(-logsigmoid(sigma * differences), ordered_pairs(batch))
 
 
+# %% ../nbs/07_losses.ipynb #d1974cc4
 def ndcg_changes(batch: Lists) -> Tensor:  # [b, n, n]
     "How much nDCG changes when two candidates swap their present ranks."
     y, s, real = batch.target, batch.student.detach(), batch.mask
@@ -321,14 +555,16 @@ def ndcg_changes(batch: Lists) -> Tensor:  # [b, n, n]
     return swap.abs() / ideal[:, None, None]
 
 
+# %% ../nbs/07_losses.ipynb #95107387
+@loss(reads="teacher")
 def lambda_rank(
     student: Tensor,
     teacher: Tensor | None,
     labels: Tensor,
     *,
     mask: Tensor | None = None,
-    scale: float = 20.0,
-    sigma: float = 1.0,
+    scale: Scale = 20.0,
+    sigma: Sigma = 1.0,
 ) -> Tensor:
     "RankNet's terms, each times the nDCG that the pair is worth."
     batch = lists(student, teacher, labels, mask)
@@ -336,15 +572,16 @@ def lambda_rank(
     return list_mean(-logsigmoid(sigma * differences) * ndcg_changes(batch), ordered_pairs(batch))
 
 
-# %% ../nbs/07_losses.ipynb #f20423a5
+# %% ../nbs/07_losses.ipynb #41589abb
+@loss(reads="teacher")
 def adr_mse(
     student: Tensor,
     teacher: Tensor | None,
     labels: Tensor,
     *,
     mask: Tensor | None = None,
-    scale: float = 20.0,
-    alpha: float = 1.0,  # steepness of the soft rank
+    scale: Scale = 20.0,
+    alpha: Annotated[float, Above(0)] = 1.0,  # steepness of the soft rank
 ) -> Tensor:
     "Squared error of the student's soft ranks, discounted by the target's rank."
     batch = lists(student, teacher, labels, mask)
@@ -357,51 +594,70 @@ def adr_mse(
     return list_mean((rank - soft) ** 2 / (rank + 1).log2(), batch.mask)
 
 
-# %% ../nbs/07_losses.ipynb #b69d7e21
+# %% ../nbs/07_losses.ipynb #530968f4
+Tau = Annotated[float, Above(0), "temperature; its inverse, 20, is the scale of MultipleNegativesRankingLoss"]
+
+
+@loss(needs="positive in-batch", over="batch")
 def info_nce(
-    student: Tensor,  # [b, n] cosines; in-batch negatives are further columns
+    student: Tensor,  # [b, n] cosines; in training, of all passages of the batch
     teacher: Tensor | None,  # not used
     labels: Tensor,
     *,
-    mask: Tensor | None = None,  # False also for duplicates of a positive
-    tau: float = 0.05,  # temperature; its inverse, 20, is the scale of MultipleNegativesRankingLoss
+    mask: Tensor | None = None,
+    tau: Tau = 0.05,
 ) -> Tensor:
     "Cross-entropy of picking each positive among the negatives of its list."
     batch = lists(student, None, labels, mask)
-    paired(batch, "info_nce")
     s = batch.student / tau
     negatives = s.masked_fill(~batch.negative, FLOOR).logsumexp(1, keepdim=True)
-    return list_mean(softplus(negatives - s), batch.positive)
+    return list_mean(softplus(negatives - s), batch.positive & batch.negative.any(1, keepdim=True))
 
 
+# %% ../nbs/07_losses.ipynb #d4c86b0d
+@loss(needs="positive negative")
 def bce(
     student: Tensor,  # [b, n] logits
     teacher: Tensor | None,  # not used
     labels: Tensor,
     *,
     mask: Tensor | None = None,
-    positive_weight: float | None = None,  # w; None: negatives over positives of this batch
+    positive_weight: Annotated[float | None, Above(0)] = None,  # None: negatives over positives of the batch
 ) -> Tensor:
     "Binary cross-entropy of every pair; the mean is over all pairs of the batch."
     batch = lists(student, None, labels, mask)
-    paired(batch, "bce")
-    weight = batch.negative.sum() / batch.positive.sum() if positive_weight is None else torch.tensor(positive_weight)
-    return binary_cross_entropy_with_logits(
-        batch.student[batch.mask], batch.positive[batch.mask].float(), pos_weight=weight.to(student.device)
-    )
+    counts = batch.negative.sum().clamp(min=1) / batch.positive.sum().clamp(min=1)
+    weight = counts if positive_weight is None else torch.tensor(positive_weight, device=student.device)
+    each = binary_cross_entropy_with_logits(
+        batch.student, batch.positive.float(), pos_weight=weight, reduction="none"
+    ).masked_fill(~batch.mask, 0)
+    return each.sum() / batch.mask.sum().clamp(min=1)
 
 
-# %% ../nbs/07_losses.ipynb #4c31b550
-def unit_score(student: Tensor, calibration: tuple[float, float] | None) -> Tensor:
-    "Cosines on the scale 0..1: (cos + 1)/2, or σ(a·cos + b) when calibrated."
-    return (student + 1) / 2 if calibration is None else torch.sigmoid(calibration[0] * student + calibration[1])
-
-
+# %% ../nbs/07_losses.ipynb #d9f90a94
 def reachable_margin(n_topics: int) -> float:
     "The largest mean of ŝ⁺ − ŝ⁻ over random negatives of n topics, with ŝ = (cos + 1)/2."
     return 1.0 if n_topics < 2 else n_topics / (2 * (n_topics - 1))
 
 
+def lowest_negative(n_topics: int) -> float:
+    "The smallest mean of ŝ⁻ over random negatives of n topics."
+    return 1.0 - reachable_margin(n_topics)
+
+
+# %% ../nbs/07_losses.ipynb #121ee0f6
+Calibration = Annotated[
+    tuple[float, float] | None, "(a, b) of σ(a·cos + b), the scale of the target; None: (cos + 1)/2"
+]
+
+
+def unit_score(student: Tensor, calibration: tuple[float, float] | None) -> Tensor:
+    "Cosines on the scale 0..1: (cos + 1)/2, or σ(a·cos + b) when calibrated."
+    return (student + 1) / 2 if calibration is None else torch.sigmoid(calibration[0] * student + calibration[1])
+
+
+# %% ../nbs/07_losses.ipynb #8e596f00
+@loss(needs="positive negative", reach=Reach("target", reachable_margin, True, "a margin is at most"))
 def contrastive_margin(
     student: Tensor,
     teacher: Tensor | None,
@@ -409,12 +665,11 @@ def contrastive_margin(
     *,
     mask: Tensor | None = None,
     target: float = 0.7,  # wanted margin on the scale 0..1
-    calibration: tuple[float, float] | None = None,  # (a, b) of σ(a·cos + b); None: (cos + 1)/2
+    calibration: Calibration = None,
     n_topics: int = 0,  # topics that negatives come from; 0: the lists of the batch
 ) -> Tensor:
     "How much the mean positive of a list falls short of its mean negative plus a target."
     batch = lists(student, None, labels, mask)
-    paired(batch, "contrastive_margin")
     limit = reachable_margin(n_topics or len(labels))
     if calibration is None and target > limit:
         warnings.warn(
@@ -432,6 +687,8 @@ def contrastive_margin(
     return list_mean((target - (pos - neg)).relu(), both)
 
 
+# %% ../nbs/07_losses.ipynb #9f8d5cbb
+@loss(needs="negative", reach=Reach("limit", lowest_negative, False, "the mean negative is at least"))
 def negative_penalty(
     student: Tensor,
     teacher: Tensor | None,
@@ -439,164 +696,142 @@ def negative_penalty(
     *,
     mask: Tensor | None = None,
     limit: float = 0.15,  # a negative below it costs nothing
-    calibration: tuple[float, float] | None = None,
+    calibration: Calibration = None,
 ) -> Tensor:
     "How far negatives are above a limit."
     batch = lists(student, None, labels, mask)
     return list_mean((unit_score(batch.student, calibration) - limit).relu(), batch.negative)
 
 
-# %% ../nbs/07_losses.ipynb #f10856a6
+# %% ../nbs/07_losses.ipynb #79ec9f35
+def places(labels: Tensor, index: Tensor | None) -> Tensor:  # [b, n]
+    "Where a list's candidates stand among the batch's passages; without an index, one list after the other."
+    if index is None:
+        return torch.arange(labels.numel(), device=labels.device).view(labels.shape)
+    return index.clamp(min=0)  # padding may hold −1
+
+
+# %% ../nbs/07_losses.ipynb #3b549c2e
 def in_batch(
-    query: Tensor,  # [b, d]
-    passages: Tensor,  # [b, n, d]
     labels: Tensor,  # [b, n]
+    n_passages: int,  # p, of the whole batch
     *,
-    mask: Tensor | None = None,  # [b, n] real passages
-    ids: Tensor | None = None,  # [b, n] numbers that name passages, to find copies
-) -> tuple[Tensor, Tensor, Tensor]:  # cosines, labels and mask, each [b, b·n]
+    index: Tensor | None = None,  # [b, n] places of the candidates among them
+    mask: Tensor | None = None,  # [b, n] real candidates
+) -> tuple[Tensor, Tensor]:  # labels of every passage for every query, and which passages stand in some list: [b, p]
     "Every passage of the batch as a candidate of every query."
-    b, n = labels.shape
-    real = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.bool()
-    p = passages.float().masked_fill(~real[:, :, None], 0)
-    with torch.autocast(query.device.type, enabled=False):
-        cosines = normalize(query.float(), dim=-1) @ normalize(p, dim=-1).reshape(b * n, -1).T
-    own = torch.eye(b, dtype=torch.bool, device=query.device).repeat_interleave(n, 1)  # [b, b·n]
-    known, keep = own * labels.repeat(1, b), real.reshape(1, -1).repeat(b, 1)
-    if ids is not None:
-        same = ids[:, :, None] == ids.reshape(1, 1, -1)  # [b, n, b·n]
-        copies = (same & (real & (labels > 0))[:, :, None]).any(1)
-        keep = keep & (own | ~copies)
-    return cosines, known, keep
+    real = torch.ones_like(labels) if mask is None else mask.float()
+    at, none = places(labels, index), torch.zeros(len(labels), n_passages, device=labels.device)
+    known = none.scatter_reduce(1, at, labels.float().nan_to_num().clamp(min=0) * real, "amax")
+    listed = none.scatter_reduce(1, at, real, "amax").amax(0, keepdim=True) > 0
+    return known, listed.expand_as(known)
 
 
-# %% ../nbs/07_losses.ipynb #4717f263
+# %% ../nbs/07_losses.ipynb #b2367685
+def cosine_matrix(one: Tensor, other: Tensor) -> Tensor:  # [n, d], [m, d] → [n, m]
+    "Cosines of every row with every other, in float32."
+    with torch.autocast(one.device.type, enabled=False):
+        return normalize(one.float(), dim=-1) @ normalize(other.float(), dim=-1).T
+
+
+# %% ../nbs/07_losses.ipynb #ef3dc703
+@loss(needs="vectors", over="embeddings")
 def embedding_mse_cosine(
-    student: Tensor,  # [b, d] after the projection head
-    teacher: Tensor,  # [b, d]
+    student: Tensor,  # [texts, d] after the projection head
+    target: Tensor,  # [texts, d] of the teacher
     *,
     mse: float = 0.4,  # weight of the squared error; the cosine distance has the rest
 ) -> Tensor:
     "Squared error and cosine distance to the teacher's embedding: phase 1 of the two-phase recipe."
-    if student.shape != teacher.shape:
+    if student.shape != target.shape:
         raise ValueError(
             f"student and teacher embeddings share one shape, got {tuple(student.shape)} and "
-            f"{tuple(teacher.shape)}. Project the student first?"
+            f"{tuple(target.shape)}. Project the student first?"
         )
-    x, y = student.float(), teacher.float().detach()
+    x, y = student.float(), target.float().detach()
     distance = 1 - (normalize(x, dim=-1) * normalize(y, dim=-1)).sum(-1)
     return mse * mse_loss(x, y) + (1 - mse) * distance.mean()
 
 
+# %% ../nbs/07_losses.ipynb #5f0f8366
+@loss(needs="vectors positive in-batch", over="embeddings")
 def info_nce_mse(
     query: Tensor,  # [b, d] student, after the projection head
-    passages: Tensor,  # [b, n, d] student
+    passages: Tensor,  # [p, d] student
     labels: Tensor,  # [b, n]
     teacher_query: Tensor,  # [b, d]
-    teacher_passages: Tensor,  # [b, n, d]
+    teacher_passages: Tensor,  # [p, d]
     *,
-    mask: Tensor | None = None,  # [b, n] real passages: lists of hard negatives differ in length
-    ids: Tensor | None = None,  # [b, n] numbers that name passages
-    tau: float = 0.05,
+    index: Tensor | None = None,  # [b, n] places of the candidates among the passages
+    mask: Tensor | None = None,  # [b, n] real candidates
+    tau: Tau = 0.05,
     mse: float = 0.2,  # weight of the squared error; InfoNCE has the rest
 ) -> Tensor:
     "InfoNCE over the batch, and squared error to the teacher's embeddings: phase 2 of the two-phase recipe."
-    cosines, known, keep = in_batch(query, passages, labels, mask=mask, ids=ids)
-    real = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.bool()
-    x, y = (torch.cat([q.float(), p.float()[real]]) for q, p in ((query, passages), (teacher_query, teacher_passages)))
-    return (1 - mse) * info_nce(cosines, None, known, mask=keep, tau=tau) + mse * mse_loss(x, y.detach())
+    known, listed = in_batch(labels, len(passages), index=index, mask=mask)
+    contrast = info_nce(cosine_matrix(query, passages), None, known, mask=listed, tau=tau)
+    used = listed[0]
+    x, y = torch.cat([query, passages[used]]).float(), torch.cat([teacher_query, teacher_passages[used]]).float()
+    return (1 - mse) * contrast + mse * mse_loss(x, y.detach())
 
 
+# %% ../nbs/07_losses.ipynb #72e552d4
+@loss(needs="teacher cosines positive in-batch", over="embeddings")
 def hybrid(
     query: Tensor,  # [b, d]
-    passage: Tensor,  # [b, d] the passage of each query
-    teacher: Tensor,  # [b] the teacher's cosine of each pair
+    passages: Tensor,  # [p, d]
+    labels: Tensor,  # [b, n]
+    teacher: Tensor,  # [b, n] the teacher's cosines
     *,
-    ids: Tensor | None = None,  # [b] numbers that name passages
-    tau: float = 0.05,
+    index: Tensor | None = None,  # [b, n] places of the candidates among the passages
+    mask: Tensor | None = None,  # [b, n] real candidates
+    tau: Tau = 0.05,
     beta: float = 1.0,  # weight of the regression
 ) -> Tensor:
     "InfoNCE in both directions, and squared error of the cosine against the teacher's."
-    eye = torch.eye(len(query), device=query.device)
-    names = None if ids is None else ids[:, None]
-    cosines, _, keep = in_batch(query, passage[:, None], torch.ones_like(eye[:, :1]), ids=names)
+    batch = lists(torch.zeros_like(labels), teacher, labels, mask)
+    first = batch.positive.float().argmax(1, keepdim=True)
+    at, target = places(labels, index).gather(1, first)[:, 0], taught(batch, "hybrid").gather(1, first)[:, 0]
+    has = batch.positive.any(1)
+    if not has.any():
+        return 0 * query.float().sum()
+    cosines = cosine_matrix(query[has], passages[at[has]])
+    eye = torch.eye(len(cosines), device=query.device)
+    keep = (at[has][:, None] != at[has][None, :]) | eye.bool()
     there, back = (info_nce(s, None, eye, mask=m, tau=tau) for s, m in ((cosines, keep), (cosines.T, keep.T)))
-    return (there + back) / 2 + beta * mse_loss(cosines.diagonal(), teacher.float().detach())
+    return (there + back) / 2 + beta * mse_loss(cosines.diagonal(), target[has])
 
 
-# %% ../nbs/07_losses.ipynb #1ecd7d75
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    loss.__name__: loss
-    for loss in (
-        kl,
-        margin_mse,
-        list_net,
-        list_mle,
-        rank_net,
-        lambda_rank,
-        adr_mse,
-        info_nce,
-        bce,
-        contrastive_margin,
-        negative_penalty,
-    )
-}
-EMBEDDING_LOSSES: dict[str, Callable[..., Tensor]] = {
-    loss.__name__: loss for loss in (embedding_mse_cosine, info_nce_mse, hybrid)
-}
+# %% ../nbs/07_losses.ipynb #72505c1e
+def crowding(vectors: Tensor) -> Tensor:  # [n, d]
+    "Squared mean plus mean square of the cosines between different rows; 0 for one row."
+    n = len(vectors)
+    if n < 2:
+        return 0 * vectors.float().sum()
+    apart = ~torch.eye(n, dtype=torch.bool, device=vectors.device)
+    cosines = cosine_matrix(vectors, vectors)[apart]
+    return cosines.mean() ** 2 + (cosines**2).mean()
 
 
-def choose_loss(name: str) -> Callable[..., Tensor]:
-    "The loss of a name, over score tensors."
-    if name in EMBEDDING_LOSSES:
-        raise ValueError(f"{name} takes embeddings, not scores, and cannot be mixed; call it from EMBEDDING_LOSSES")
-    if name not in LOSSES:
-        raise ValueError(f"no loss {name!r}; choose from {', '.join(LOSSES)}")
-    return LOSSES[name]
+@loss(needs="in-batch", over="embeddings")
+def spread_out(
+    query: Tensor,  # [b, d]
+    passages: Tensor,  # [p, d]
+) -> Tensor:
+    "How far the batch's embeddings are from lying apart in all directions (GOR)."
+    return (crowding(query) + crowding(passages)) / 2
 
 
-def check_options(weights: Mapping[str, float], options: Mapping[str, Mapping[str, Any]]) -> None:
-    "Refuse names of losses and of their options that do not exist, before any training."
-    if not weights:
-        raise ValueError(f"a mix needs at least one loss with a weight; choose from {', '.join(LOSSES)}")
-    if unused := sorted(options.keys() - weights.keys()):
-        raise ValueError(f"options for {unused[0]!r}, which is not in the mix of {', '.join(weights)}")
-    for name in weights:
-        known = [
-            key
-            for key, parameter in inspect.signature(choose_loss(name)).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and key != "mask"
-        ]
-        if wrong := sorted(options.get(name, {}).keys() - set(known)):
-            raise ValueError(f"loss {name} has no option {wrong[0]!r}; choose from {', '.join(known) or 'none'}")
-
-
-# %% ../nbs/07_losses.ipynb #29877e92
-def mix(
-    student: Tensor,  # [b, n] scores
-    teacher: Tensor | None,  # [b, n] scores
-    labels: Tensor,  # [b, n]
-    *,
-    weights: Mapping[str, float],  # loss → weight
-    options: Mapping[str, Mapping[str, Any]] | None = None,  # loss → its keyword options
-    mask: Tensor | None = None,  # [b, n] real candidates
-) -> tuple[Tensor, dict[str, Tensor]]:  # weighted sum, and every term before its weight
-    "The weighted sum of several losses, and each of them."
-    options = options or {}
-    check_options(weights, options)
-    terms = {name: LOSSES[name](student, teacher, labels, mask=mask, **options.get(name, {})) for name in weights}
-    return torch.stack([weight * terms[name] for name, weight in weights.items()]).sum(), terms
-
-
-def gradient_shares(
-    terms: Mapping[str, Tensor],  # of `mix`, before backward
-    weights: Mapping[str, float],
-    student: Tensor,  # [b, n] the scores that the terms were computed from
-) -> dict[str, float]:  # loss → share, adding up to 1
-    "Each weighted term's share of the gradient norms at the student's scores: a weight is not an influence."
-    norms = {
-        name: float(torch.autograd.grad(weights[name] * term, student, retain_graph=True)[0].norm())
-        for name, term in terms.items()
-    }
-    total = sum(norms.values()) or 1.0
-    return {name: norm / total for name, norm in norms.items()}
+# %% ../nbs/07_losses.ipynb #56c99e9c
+def losses_table() -> list[dict[str, str]]:
+    "Every loss with its needs and options, a row each."
+    return [
+        {
+            "loss": name,
+            "needs": ", ".join(word for word in NEEDS if word in each.needs),
+            "over": each.over,
+            "options": ", ".join(f"{key}={option.default}" for key, option in each.options.items()),
+            "what it is": each.says,
+        }
+        for name, each in LOSSES.items()
+    ]

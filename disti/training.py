@@ -52,12 +52,13 @@ from torch import manual_seed, nn
 from transformers import ProgressCallback
 from transformers.trainer_callback import PrinterCallback
 
+from .batches import ListCollator, PairCollator
 from .distributed import from_first, is_first, join, life, wait
 from .heads import truncate
 from .linear import training_linears
 from .metrics import list_ndcg
 from .models import freeze_word_embeddings, real_precision, set_dropout, training_attention
-from .objective import DistillLoss, ListCollator, PairCollator, RerankLoss
+from .objective import DistillLoss, parse
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, replacing, stamp
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
@@ -332,8 +333,8 @@ def fit(
 def pieces(model: Any, weights: Mapping[str, float], options: Any, settings: Fit) -> tuple[nn.Module, Any]:
     "The mix as a module and the batches it takes, for either kind of model."
     if isinstance(model, CrossEncoder):
-        return RerankLoss(model, weights, options), PairCollator(model)
-    return DistillLoss(model, weights, options, settings.dims), ListCollator(model)
+        return parse(weights, options).module(model) if weights else nn.Module(), PairCollator(model)
+    return parse(weights, options).module(model, settings.dims) if weights else nn.Module(), ListCollator(model)
 
 
 def begin(resume: Path | None, recovery: Recovery) -> None:
