@@ -58,7 +58,7 @@ from .heads import truncate
 from .linear import training_linears
 from .metrics import list_ndcg
 from .models import freeze_word_embeddings, real_precision, set_dropout, training_attention
-from .objective import DistillLoss, parse
+from .objective import parse
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, replacing, stamp
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
