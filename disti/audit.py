@@ -59,7 +59,6 @@ __all__ = [
     "verdict_table",
     "check_verdicts",
     "check_gate",
-    "plot_scores",
 ]
 
 # %% ../nbs/07d_audit.ipynb #e5d4b21a
@@ -68,7 +67,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -78,9 +77,6 @@ from .losses import effective_list_size
 from .metrics import auc, finite_rows, ndcg10
 from .records import Row
 from .scorers import Scorer
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 # %% ../nbs/07d_audit.ipynb #d2f028dd
@@ -625,26 +621,3 @@ def check_gate(
     if gate == "stop":
         raise ValueError(message)
     warnings.warn(message, stacklevel=2)
-
-
-# %% ../nbs/07d_audit.ipynb #01b15a39
-def plot_scores(
-    scored: Sequence[Row],
-    name: str = "teacher",  # whose scores
-) -> "Figure":
-    "Histogram of the scores of positives and of negatives."
-    import matplotlib.pyplot as plt
-
-    rows, _, _ = finite_rows(scored)
-    flat, labels = (np.concatenate([row[key] for row in rows]) for key in ("scores", "labels"))
-    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
-    low, high = float(flat.min()), float(flat.max())
-    edges = np.linspace(low, high if high > low else low + 1, 30).tolist()
-    for kind, where in (("negatives", labels <= 0), ("positives", labels > 0)):
-        axes.hist(flat[where], bins=edges, density=bool(where.any()), alpha=0.6, label=f"{where.sum()} {kind}")
-    axes.set_title(f"A positive is above a negative in {audit(scored)['AUC']:.0%} of cases", fontsize=10)
-    axes.set_xlabel(f"score of the {name}")
-    axes.set_ylabel("density")
-    axes.legend(fontsize=8)
-    plt.close(figure)  # shown once, as the value of the cell
-    return figure

@@ -27,8 +27,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .metrics import mean_measures
+from .plots import p_text
 from .records import Row
-from .report import best_of, p_text
+from .report import best_of
 from .stats import holm, paired_tests, paired_values, verdict
 
 # %% ../nbs/21_compare.ipynb #0e611077

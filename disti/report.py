@@ -4,22 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    "COLOURS",
-    "INK",
-    "SOFT",
-    "MAIN",
-    "OTHER",
     "SAID",
     "TAUGHT",
     "FROM",
-    "p_text",
-    "signed",
     "best_of",
-    "drawing",
-    "figure_html",
-    "plot_deltas",
     "plot_history",
-    "plot_scores",
     "plot_agreement",
     "read_parts",
     "stage_lines",
@@ -30,117 +19,32 @@ __all__ = [
     "report_html",
 ]
 
-# %% ../nbs/09g_report.ipynb #385978db
-import io
+# %% ../nbs/09g_report.ipynb #7ee80e61
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
 
 from .data import Collection
+from .plots import MAIN, OTHER, SOFT, drawing, figure_html, p_text, plot_deltas, plot_scores, signed
 from .records import Row, RowError, read_rows
 from .stats import paired_values
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-# %% ../nbs/09g_report.ipynb #f72c5aae
-def p_text(p: float) -> str:
-    "A p-value as people write it."
-    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
-
-
-def signed(value: float, digits: int = 3) -> str:
-    "A difference with its sign, a true minus, and no minus before zero."
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
-
-
+# %% ../nbs/09g_report.ipynb #3655bb01
 def best_of(comparison: Row) -> dict[str, float]:
     "The best value of every measure, as it is printed."
     return {name: max(round(row[name], 3) for row in comparison["rows"]) for name in comparison["measures"]}
 
 
-# %% ../nbs/09g_report.ipynb #2fba5116
-COLOURS = {"#1b1b1a": "var(--ink)", "#767676": "var(--soft)", "#1f6f8b": "var(--main)", "#b4552d": "var(--other)"}
-INK, SOFT, MAIN, OTHER = COLOURS
-
-
-@contextmanager
-def drawing(
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    size: tuple[float, float] = (5, 2.6),  # inches
-) -> Iterator[tuple["Figure", "Axes"]]:
-    "Figure and axes of one plot in the report's style."
-    import matplotlib.pyplot as plt
-
-    colours = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    style: dict[Any, Any] = {
-        **colours,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "legend.frameon": False,
-    }
-    with plt.rc_context(style):
-        figure, axes = plt.subplots(figsize=size, dpi=80, layout="constrained")
-        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        yield figure, axes
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-        plt.close(figure)
-
-
-# %% ../nbs/09g_report.ipynb #3cb54667
-def figure_html(figure: "Figure") -> Markup:
-    "A plot as inline SVG with its title as the caption."
-    import matplotlib.pyplot as plt
-
-    axes, buffer = figure.axes[0], io.StringIO()
-    title = axes.get_title()
-    axes.set_title("")
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    axes.set_title(title)
-    text = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
-    svg = re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-        lambda found: f'<svg viewBox="{found[1]}" role="img" aria-label="{escape(title)}">',
-        svg,
-        count=1,
-    )
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    for fixed, variable in COLOURS.items():
-        svg = svg.replace(fixed, variable)
-    return Markup(f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>")
-
-
-# %% ../nbs/09g_report.ipynb #2087632c
-def plot_deltas(values_a: Sequence[float], values_b: Sequence[float], a: str, b: str, measure: str) -> "Figure":
-    "The difference a minus b of every query, in order."
-    deltas = np.sort(np.subtract(values_a, values_b))[::-1]
-    wins, losses = int((deltas > 1e-9).sum()), int((deltas < -1e-9).sum())
-    title = f"{a} against {b}: {wins} queries won, {len(deltas) - wins - losses} tied, {losses} lost"
-    with drawing(title, f"{len(deltas)} queries, best first", f"difference in {measure}") as (figure, axes):
-        place = np.arange(len(deltas))
-        axes.fill_between(place, np.maximum(deltas, 0), step="mid", color=MAIN, linewidth=0)
-        axes.fill_between(place, np.minimum(deltas, 0), step="mid", color=OTHER, linewidth=0)
-        axes.axhline(0, color=INK, linewidth=0.8)
-    return figure
-
-
+# %% ../nbs/09g_report.ipynb #5672714f
 def plot_history(name: str, rows: Sequence[Row]) -> "Figure":
     "Training loss by step, as logged and as a running mean; the title has the means of the first and the last third."
     steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
@@ -153,21 +57,7 @@ def plot_history(name: str, rows: Sequence[Row]) -> "Figure":
     return figure
 
 
-# %% ../nbs/09g_report.ipynb #81224326
-def plot_scores(scored: Sequence[Row]) -> "Figure":
-    "The teacher's scores of relevant and other candidates."
-    pairs = [(score, label > 0) for row in scored for score, label in zip(row["scores"], row["labels"], strict=True)]
-    good, bad = ([score for score, relevant in pairs if relevant == side] for side in (True, False))
-    first = np.mean([row["labels"][int(np.argmax(row["scores"]))] > 0 for row in scored])
-    title = f"The teacher puts a labelled positive first in {100 * first:.0f} % of {len(scored)} training lists"
-    bins = np.histogram_bin_edges([score for score, _ in pairs], 40).tolist()
-    with drawing(title, "teacher's score", "share of its group") as (figure, axes):
-        for some, color, name in ((bad, OTHER, "negatives"), (good, MAIN, "positives")):
-            weights = np.full(len(some), 1 / max(1, len(some)))
-            axes.hist(some, bins=bins, weights=weights, color=color, alpha=0.65, label=name)
-    return figure
-
-
+# %% ../nbs/09g_report.ipynb #8d1b6145
 def plot_agreement(near: Sequence[Row], student: str, reference: str = "") -> "Figure":
     "Rank agreement with the teacher, query by query, as cumulated shares."
     values = {
@@ -308,7 +198,7 @@ def limits(
     return said
 
 
-# %% ../nbs/09g_report.ipynb #f3731bb8
+# %% ../nbs/09g_report.ipynb #1f537221
 def plots(comparison: Row, rows: Sequence[Row], parts: Mapping[str, Any]) -> dict[str, Any]:
     "The report's plots."
     main, baseline, measure = comparison["main"], comparison["baseline"], comparison["measures"][0]
@@ -316,7 +206,7 @@ def plots(comparison: Row, rows: Sequence[Row], parts: Mapping[str, Any]) -> dic
     _, x, y = paired_values(of_main, of_baseline, measure)
     gap, near, scored = parts["gap"], parts["near"], parts["scored"]
     return {
-        "deltas": figure_html(plot_deltas(x, y, main, baseline, measure)),
+        "deltas": figure_html(plot_deltas(np.subtract(x, y), main, baseline, measure)),
         "curves": [figure_html(plot_history(name, some)) for name, some in parts["histories"].items()],
         "scores": figure_html(plot_scores(scored)) if scored else "",
         "agreement": figure_html(plot_agreement(near, gap["student"], gap["reference"])) if near and gap else "",

@@ -5,25 +5,32 @@
 # %% auto #0
 __all__ = [
     "EXACT_UP_TO",
-    "POWER",
+    "LEAST_CLUSTERS",
+    "EQUAL",
     "paired_values",
     "cluster_sums",
     "exact_sums",
     "randomisation_test",
     "bootstrap_ci",
+    "standard_error",
     "minimum_effect",
     "holm",
+    "query_clusters",
     "ratio",
+    "tally",
+    "effect_sizes",
     "paired_tests",
     "verdict",
 ]
 
-# %% ../nbs/03_stats.ipynb #c0f3407a
+# %% ../nbs/03_stats.ipynb #6e932027
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from scipy.stats import ttest_rel, wilcoxon
+from scipy.stats import norm, ttest_rel, wilcoxon
 
 from .records import Row
 
@@ -66,16 +73,17 @@ def cluster_sums(
     return np.bincount(index, values), np.bincount(index).astype(float)
 
 
-# %% ../nbs/03_stats.ipynb #10e87be1
-EXACT_UP_TO = 20  # differences: 2^20 sums take 8 MB
-
-
+# %% ../nbs/03_stats.ipynb #90e4b001
 def exact_sums(sums: np.ndarray) -> np.ndarray:
     "The sums under all 2^n choices of signs."
     reached = np.zeros(1)
     for value in sums:
         reached = np.concatenate([reached + value, reached - value])
     return reached
+
+
+# %% ../nbs/03_stats.ipynb #b9f2f91f
+EXACT_UP_TO = 20  # differences: 2^20 sums take 8 MB
 
 
 def randomisation_test(
@@ -117,14 +125,29 @@ def bootstrap_ci(
     return float(low), float(high)
 
 
-# %% ../nbs/03_stats.ipynb #a21ec7ad
-POWER = 2.8  # z(.975) + z(.80) = 1.96 + .84
+# %% ../nbs/03_stats.ipynb #44e9c72a
+def standard_error(
+    diff: Sequence[float] | np.ndarray,  # one difference a query
+    clusters: Sequence[Hashable] | None = None,  # queries that belong together
+) -> float:  # 0 for a single cluster, and where nothing varies
+    "The standard error of the mean difference."
+    sums, sizes = cluster_sums(diff, clusters)
+    off = sums - sums.sum() / sizes.sum() * sizes
+    n = len(sums)
+    return math.sqrt(n / max(1, n - 1) * float(off @ off)) / float(sizes.sum())
 
 
-def minimum_effect(diff: Sequence[float] | np.ndarray) -> float:
-    "The smallest true difference that these queries would show in 4 of 5 tries; infinite for one query."
-    values, _ = cluster_sums(diff)
-    return POWER * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+# %% ../nbs/03_stats.ipynb #d599c22d
+def minimum_effect(
+    diff: Sequence[float] | np.ndarray,  # one difference a query
+    alpha: float = 0.05,  # the level that is tested: .05/m where m comparisons are corrected together
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    power: float = 0.8,  # share of tries that shall find it
+) -> float | None:  # None where nothing varies: there is no difference to find
+    "The smallest true difference that a test of these queries would find in 4 of 5 tries."
+    spread = standard_error(diff, clusters)
+    return float(norm.ppf(1 - alpha / 2) + norm.ppf(power)) * spread if spread > 1e-12 else None
 
 
 # %% ../nbs/03_stats.ipynb #8fc7fb48
@@ -139,20 +162,63 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-# %% ../nbs/03_stats.ipynb #650887f4
+# %% ../nbs/03_stats.ipynb #4f1e4f58
+LEAST_CLUSTERS = 10  # effective ones: a bootstrap over fewer knows too little of what it draws from
+
+
+def query_clusters(
+    query_ids: Sequence[str],
+    sources: Mapping[str, str],  # query → name of what it shares with others; a query that is missing stands alone
+) -> tuple[list[str] | None, float]:  # clusters for the tests, or None; effective clusters
+    "The clusters of queries, when some are shared and enough are left to test with."
+    names = [sources.get(query_id, f"query {query_id}") for query_id in query_ids]
+    sizes = np.array(list(Counter(names).values()), float)
+    effective = float(sizes.sum() ** 2 / (sizes @ sizes)) if len(sizes) else 0.0
+    shared = len(sizes) < len(names) and effective >= LEAST_CLUSTERS
+    return (names if shared else None), effective
+
+
+# %% ../nbs/03_stats.ipynb #a54afdd2
 def ratio(mean: float, spread: float) -> float:
     "mean/spread; without spread 0 for no difference and infinite for any."
     return mean / spread if spread > 1e-12 else math.copysign(math.inf, mean) if abs(mean) > 1e-12 else 0.0
 
 
+# %% ../nbs/03_stats.ipynb #6db54ba3
+EQUAL = 1e-9  # values of a measure that differ by less are equal
+
+
+def tally(diff: Sequence[float] | np.ndarray) -> dict[str, int]:
+    "How many queries are won, tied and lost."
+    values = np.asarray(diff, float)
+    counts = {"wins": values > EQUAL, "ties": np.abs(values) <= EQUAL, "losses": values < -EQUAL}
+    return {name: int(here.sum()) for name, here in counts.items()}
+
+
+# %% ../nbs/03_stats.ipynb #2dc66da4
+def effect_sizes(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    "What papers ask for beside the verdict; these take every query as a source of its own."
+    diff = x - y
+    mean, sd, same = float(diff.mean()), float(diff.std(ddof=1)), tally(diff)["ties"] == len(diff)
+    return {
+        "t": ratio(mean, sd / math.sqrt(len(diff))),
+        "p_t": float(same) if sd <= 1e-12 else float(ttest_rel(x, y).pvalue),
+        "p_wilcoxon": 1.0 if same else float(wilcoxon(x, y, zero_method="pratt").pvalue),
+        "d_z": ratio(mean, sd),
+        "d_pooled": ratio(mean, math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)),
+    }
+
+
+# %% ../nbs/03_stats.ipynb #061cddc2
 def paired_tests(
     a: Sequence[float] | np.ndarray,  # values of model a, one a query
     b: Sequence[float] | np.ndarray,  # values of model b on the same queries, in the same order
     *,
     n: int = 10_000,  # resamples and random sign flips
     seed: int = 0,
-    clusters: Sequence[Hashable] | None = None,  # queries that belong together, for interval and randomisation
-) -> dict[str, float]:  # delta = mean of a − mean of b, with interval, p-values and effect sizes
+    alpha: float = 0.05,  # level of the minimum effect: .05/m where m comparisons are corrected together
+    clusters: Sequence[Hashable] | None = None,  # queries that belong together
+) -> dict[str, Any]:  # delta = mean of a − mean of b, with interval, p-values and effect sizes
     "Every paired statistic of a against b."
     x, y = np.asarray(a, float), np.asarray(b, float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
@@ -161,33 +227,28 @@ def paired_tests(
         )
     diff = x - y
     low, high = bootstrap_ci(diff, n, seed, clusters=clusters)
-    mean, sd = float(diff.mean()), float(diff.std(ddof=1))
-    flat, same = sd <= 1e-12, not np.any(np.abs(diff) > 1e-12)
     return {
         "n_queries": len(diff),
-        "mean_a": float(x.mean()),
-        "mean_b": float(y.mean()),
-        "delta": mean,
-        "ci_low": low,
-        "ci_high": high,
+        "n_clusters": len(cluster_sums(diff, clusters)[0]),
+        **tally(diff),
+        **{"mean_a": float(x.mean()), "mean_b": float(y.mean()), "delta": float(diff.mean())},
+        **{"ci_low": low, "ci_high": high},
         "p_randomisation": randomisation_test(diff, n, seed, clusters=clusters),
-        "t": ratio(mean, sd / math.sqrt(len(diff))),
-        "p_t": float(same) if flat else float(ttest_rel(x, y).pvalue),
-        "p_wilcoxon": 1.0 if same else float(wilcoxon(x, y, zero_method="pratt").pvalue),
-        "d_z": ratio(mean, sd),
-        "d_pooled": ratio(mean, math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)),
-        "minimum_effect": minimum_effect(diff),
+        **effect_sizes(x, y),
+        "minimum_effect": minimum_effect(diff, alpha, clusters=clusters),
     }
 
 
-# %% ../nbs/03_stats.ipynb #2d7f8a80
+# %% ../nbs/03_stats.ipynb #0685391b
 def verdict(
     tests: dict[str, float],  # of `paired_tests`
     *,
     p: float | None = None,  # Holm's adjusted p-value, when this is one of several comparisons
     alpha: float = 0.05,
-) -> str:  # starts with better, worse, undecided or no difference shown
+) -> str:  # starts with better, worse, undecided, no difference shown or no difference to find
     "What the paired tests of a against b allow to be said."
+    if tests["ties"] == tests["n_queries"]:
+        return f"no difference to find: the values of all {tests['n_queries']} queries are equal"
     p = tests["p_randomisation"] if p is None else p
     delta, low, high = tests["delta"], tests["ci_low"], tests["ci_high"]
     numbers = f"{delta:+.3f} [{low:+.3f}, {high:+.3f}], p {p:.4f}, {tests['n_queries']:.0f} queries"
@@ -196,4 +257,6 @@ def verdict(
         return f"{'better' if delta > 0 else 'worse'}: {numbers}"
     if test or interval:
         return f"undecided, test and interval disagree: {numbers}"
-    return f"no difference shown: {numbers}; {tests['minimum_effect']:.3f} would have been found in 4 of 5 tries"
+    could = tests["minimum_effect"]
+    seen = "" if could is None else f"; {could:.3f} would have been found in 4 of 5 tries"
+    return f"no difference shown: {numbers}{seen}"
