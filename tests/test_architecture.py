@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,37 @@ def test_imports_go_down(name: str) -> None:
         assert ORDER[other] < ORDER[name], (
             f"{MODULES[name].name} imports disti.{other}, of {MODULES[other].name}: a layer above"
         )
+
+
+LAZY = {
+    "stage",
+    "scorers",
+}  # their tables of commands and scorers name `module:function`, imported when one is asked for
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_are_plain(name: str) -> None:
+    "No import by a text, which would get round the rule above."
+    for node in ast.walk(ast.parse((ROOT / "disti" / f"{name}.py").read_text(encoding="utf-8"))):
+        called = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
+        if called in ("import_module", "__import__"):
+            target = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            assert target == f"disti.{name}" or name in LAZY and not target, (
+                f"disti.{name} imports by a text, line {node.lineno}: {ast.unparse(node)}"
+            )
+
+
+def test_no_circles() -> None:
+    package = {name: ast.parse((ROOT / "disti" / f"{name}.py").read_text(encoding="utf-8")) for name in MODULES}
+    list(TopologicalSorter({name: imported(tree) - {name} for name, tree in package.items()}).static_order())
+
+
+def test_every_notebook_has_a_number_of_its_own() -> None:
+    numbers = Counter(path.stem.partition("_")[0] for path in NBS)
+    twice = [path.name for path in NBS if numbers[path.stem.partition("_")[0]] > 1]
+    assert not twice, f"two notebooks share a number: {', '.join(twice)}"
+    odd = [number for number in numbers if not re.fullmatch(r"\d\d[a-z]?", number)]
+    assert not odd, f"a number is two digits and perhaps a letter, not {', '.join(odd)}"
 
 
 @pytest.mark.parametrize("path", STAGES, ids=name_of)
