@@ -4,11 +4,14 @@
 # Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
-from disti.pipeline import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
+from disti.check import model_digests
+from disti.recipe import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.stage import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
 recipe = resolve_recipe(config if "students" in config else read_recipe("demo"), sets=by_hand)
+
+DIGESTS = recipe.get("digests") or model_digests(recipe)  # of model folders that the recipe names: other weights, other results
 
 RUN = f"{recipe['artifacts']}/{recipe['run']}"
 TRAINED = recipe["teacher"] == "train"  # else the teacher is a cross-encoder's folder or hub name
@@ -22,6 +25,13 @@ MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "c
 MINED += [f"{RUN}/hard-negative/model.json.meta.json"]  # the student's record, which every later stage takes
 HERE = recipe["collection"]
 BASE = value(recipe, "cases", "model_a")  # what it is compared with, query by query
+
+
+def told(stage, student="", /, **fixed):  # a job's parameters and the hash of its code, which depends on their values
+    values = job(recipe, stage, student, **fixed)
+    return {"stage": stage, "values": values, "code": stage_code(stage, values)}
+
+
 STAGE = f"{sys.executable} -m disti run {{params.stage}} --variant '{{params.variant}}' --json {{params.values:q}} 2>&1"
 
 
@@ -47,7 +57,7 @@ if DEMO:
 rule mine:
     input: DATA
     output: MINED
-    params: stage="mine", variant="", values=job(recipe, "mine"), code=stage_code("mine")
+    params: variant="", model=DIGESTS.get("model", ""), **told("mine")
     threads: recipe["threads"]
     priority: 9
     resources: gpu=1
@@ -57,7 +67,7 @@ rule mine:
 rule teach:  # one half of the queries each: every query is scored by the teacher that has not seen it
     input: MINED
     output: RUN + "/models/teacher-{fold}.meta.json"
-    params: stage="teach", variant="{fold}", values=job(recipe, "teach"), code=stage_code("teach")
+    params: variant="{fold}", model=DIGESTS.get("teach.model", ""), **told("teach")
     threads: recipe["threads"]
     priority: 8
     resources: gpu=1
@@ -67,7 +77,7 @@ rule teach:  # one half of the queries each: every query is scored by the teache
 rule score:
     input: MINED, expand(RUN + "/models/teacher-{fold}.meta.json", fold=FOLDS)
     output: [f"{RUN}/teacher-score/{split}.jsonl.meta.json" for split in ("train", "dev", "test")]
-    params: stage="score", variant="teacher", values=job(recipe, "score", scorer="teacher"), code=stage_code("score")
+    params: variant="teacher", model=DIGESTS.get("teacher", ""), **told("score", scorer="teacher")
     threads: recipe["threads"]
     priority: 7
     resources: gpu=1
@@ -84,7 +94,7 @@ for name, entry in STUDENTS.items():
             list(map(str, general_files(recipe, name))),
             [f"{RUN}/models/{other}.meta.json" for other in [made_from(recipe, name)] if other],
         output: f"{RUN}/models/{name}.meta.json"
-        params: stage=entry["stage"], variant=name, values=job(recipe, entry["stage"], name), code=stage_code(entry["stage"])
+        params: variant=name, models=[DIGESTS[key] for key in DIGESTS if key.startswith(f"{name}.")], **told(entry["stage"], name)
         threads: recipe["threads"]
         priority: 6
         resources: gpu=1
@@ -99,7 +109,7 @@ def trained(wildcards):  # the manifest of a student; the untrained one has none
 rule student_score:
     input: MINED, trained
     output: RUN + "/student-score/{student}-test.jsonl.meta.json"
-    params: stage="score", variant="{student}", values=job(recipe, "score"), code=stage_code("score")
+    params: variant="{student}", **told("score")
     threads: recipe["threads"]
     resources: gpu=1
     shell: STAGE + " -p scorer {wildcards.student}"
@@ -113,7 +123,7 @@ def before(wildcards):  # the teacher reranks candidates below which the untrain
 rule evaluate:
     input: MINED, trained, before
     output: RUN + "/results/{model}/" + HERE + "/measures.jsonl.meta.json"
-    params: stage="evaluate", variant="{model}", values=job(recipe, "evaluate"), code=stage_code("evaluate")
+    params: variant="{model}", **told("evaluate")
     threads: recipe["threads"]
     resources: gpu=1
     shell: STAGE + " -p model_name {wildcards.model}"
@@ -122,14 +132,14 @@ rule evaluate:
 rule cases:
     input: expand(rules.evaluate.output, model=[BASE, MAIN]), rules.score.output
     output: f"{RUN}/case-study/cases.jsonl.meta.json"
-    params: stage="cases", variant="", values=job(recipe, "cases", model_b=MAIN), code=stage_code("cases")
+    params: variant="", **told("cases")
     shell: STAGE
 
 
 rule gap:
     input: rules.score.output, expand(rules.student_score.output, student=[MAIN, "untrained"])
     output: f"{RUN}/gap/gap.jsonl.meta.json"
-    params: stage="gap", variant="", values=job(recipe, "gap", student=MAIN, reference="untrained"), code=stage_code("gap")
+    params: variant="", **told("gap")
     shell: STAGE
 
 
@@ -140,5 +150,5 @@ rule compare:
         rules.cases.output,
         rules.gap.output,
     output: rules.all.input
-    params: stage="compare", variant="", values=job(recipe, "compare", models=" ".join(MODELS), main=MAIN), code=stage_code("compare")
+    params: variant="", **told("compare")
     shell: STAGE

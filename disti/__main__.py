@@ -2,6 +2,6 @@
 
 import sys
 
-from disti.stage import main
+from disti.run import main
 
 sys.exit(main())

@@ -4,316 +4,54 @@
 
 # %% auto #0
 __all__ = [
-    "Recipe",
-    "FRAME",
-    "PARTS",
-    "STRUCTURE",
-    "recipes",
-    "read_recipe",
-    "merge",
-    "shared_params",
-    "owner_of",
-    "apply_set",
-    "check_part",
-    "resolve_recipe",
-    "check_student",
-    "main_student",
-    "job_values",
-    "job",
-    "value",
-    "made_from",
-    "check_students",
-    "evaluation_files",
-    "data_files",
-    "general_files",
-    "check_general",
-    "check_data",
+    "PLACES",
+    "NOTHING",
     "planned",
     "complaint",
     "PeakMemory",
     "stage_seconds",
+    "jobs_planned",
+    "Terminal",
+    "results_of",
+    "strayed",
+    "checked",
     "snakemake_words",
+    "end_family",
     "run_snakemake",
     "show_plan",
     "show_result",
     "run_pipeline",
     "parser",
-    "read_sets",
+    "plan_pipeline",
     "main",
 ]
 
-# %% ../nbs/09e_pipeline.ipynb #504688a8
+# %% ../nbs/09e_pipeline.ipynb #aebf0b82
 import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from .data import check_overlap, load_collection, load_finetune
-from .records import at, choose, project_root, write_text
-from .stage import Parameter, cast, find_stage, locked, resource, short, stage_params, stages
-
-# %% ../nbs/09e_pipeline.ipynb #9e2dab40
-Recipe = dict[str, Any]
-
-
-def recipes() -> dict[str, Path]:
-    "The recipes that come with disti."
-    return {path.stem: path for path in sorted(resource("recipes").glob("*.yaml"))}
+from .check import check_recipe, model_digests, read_sets, show_findings
+from .findings import Finding, stop_on
+from .recipe import Recipe, check_owner, data_files, job_values, main_student, read_recipe, recipes, resolve_recipe
+from .records import manifest_path, project_root, text_id, write_text
+from .run import keep_findings, locked
+from .stage import resource
 
 
-def read_recipe(
-    name: str | Path,  # "demo", or the path of a YAML file
-) -> Recipe:
-    "A recipe as it stands in its file."
-    path = Path(name)
-    if not path.is_file():
-        known = recipes()
-        if path.suffix in (".yaml", ".yml") and path.stem not in known:
-            raise FileNotFoundError(f"no recipe {path}; disti comes with {', '.join(known)}")
-        path = known[choose(path.stem, list(known), "recipe")]
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of keys and values")
-    return recipe
-
-
-# %% ../nbs/09e_pipeline.ipynb #c7581cda
-FRAME = {  # what every run has
-    "run": Parameter("demo", "name of the run: artifacts/RUN"),
-    "collection": Parameter("demo", "data/eval/NAME and data/finetune/NAME.jsonl"),
-    "data_dir": Parameter("data", "folder that holds eval/ and finetune/"),
-    "artifacts": Parameter("artifacts", "folder of all runs"),
-    "seed": Parameter(0, "of everything random"),
-    "threads": Parameter(1, "CPU threads a stage"),
-    "teacher": Parameter("train", "train, or a cross-encoder's folder or hub name"),
-}
-PARTS = ("stages", "students", "scales", "scale")
-STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # of one job, or of one student's entry
-
-
-def merge(base: Recipe, over: Mapping[str, Any]) -> Recipe:  # a new recipe
-    "Lay one recipe over another, mapping by mapping."
-    made = dict(base)
-    for key, value in over.items():
-        made[key] = (
-            merge(base[key], value)
-            if isinstance(value, Mapping) and isinstance(base.get(key), dict)
-            else deepcopy(value)
-        )
-    return made
-
-
-# %% ../nbs/09e_pipeline.ipynb #69c35c74
-def shared_params() -> dict[str, Parameter]:  # name → the parameter in the first stage that has it
-    "Every parameter that some stage has: the keys a recipe may share."
-    found = dict(FRAME)
-    for stage in stages():
-        for name, parameter in stage_params(stage).items():
-            found.setdefault(name, parameter)
-    return found
-
-
-def owner_of(recipe: Recipe, word: str) -> tuple[str, str]:  # ("students", "kl") or ("stages", "teach")
-    "Whose parameters the part before a dot means: a student's or a stage's."
-    students = recipe.get("students", {})
-    if word in students:
-        return "students", word
-    names = [*students, *map(short, stages()), *stages()]
-    return "stages", short(find_stage(choose(word, names, "student or stage")).stem)
-
-
-def apply_set(recipe: Recipe, key: str, value: Any, known: Mapping[str, Parameter]) -> None:
-    "Put one value set by hand into a recipe."
-    word, _, name = key.rpartition(".")
-    if word:
-        part, owner = owner_of(recipe, word)
-        recipe.setdefault(part, {}).setdefault(owner, {})[name] = value
-    elif key == "students":
-        students = recipe.get("students", {})
-        recipe["students"] = {
-            name: students[choose(name, list(students), "student")] for name in re.split(r"[,\s]+", value.strip())
-        }
-    elif key in STRUCTURE:
-        raise ValueError(
-            f"{key!r} is given to each job by the pipeline; set it for one student or stage: NAME.{key}=..."
-        )
-    else:
-        recipe[key] = cast(key, value, known[choose(key, [*known, *PARTS], "parameter or recipe key")], "the recipe")
-        for part in (*recipe.get("stages", {}).values(), *recipe.get("students", {}).values()):
-            part.pop(key, None)
-
-
-# %% ../nbs/09e_pipeline.ipynb #35d00612
-def check_part(where: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:  # the values in the right types
-    "Check what a recipe says of one stage or student."
-    known = stage_params(stage)
-    return {
-        key: cast(key, value, known[choose(key, list(known), f"parameter of {where}")], where)
-        for key, value in values.items()
-    }
-
-
-def resolve_recipe(
-    config: Mapping[str, Any],  # a recipe as read from its file
-    scale: str = "",  # one of its scales; "" takes its own key `scale`
-    sets: Mapping[str, Any] | None = None,  # set by hand: "steps" for all, "teach.steps" or "kl.steps" for one
-) -> Recipe:  # every key checked, no scales left; resolving it again changes nothing
-    "One flat configuration of a recipe, a scale and the values set by hand."
-    sets, recipe = dict(sets or {}), deepcopy(dict(config))
-    scales, scale = recipe.pop("scales", {}), str(sets.pop("scale", "") or scale or recipe.pop("scale", ""))
-    recipe.pop("scale", None)
-    if scale and scale != "full":
-        recipe = merge(recipe, scales[choose(scale, ["full", *scales], "scale")])
-    known = shared_params()
-    for key, value in sets.items():
-        apply_set(recipe, key, value, known)
-    if "collection" in sets and "run" not in sets:  # another collection never writes into the demo's folder
-        recipe["run"] = recipe["collection"] + (f"-{scale}" if scale and scale != "full" else "")
-    recipe = {key: parameter.default for key, parameter in FRAME.items()} | recipe
-    for key in recipe.keys() - {"stages", "students"}:
-        recipe[key] = cast(key, recipe[key], known[choose(key, [*known, *PARTS], "recipe key")], "the recipe")
-    recipe["stages"] = {
-        short(find_stage(name).stem): check_part(name, name, values or {})
-        for name, values in recipe.get("stages", {}).items()
-    }
-    recipe["students"] = {
-        name: check_student(name, values or {}) for name, values in recipe.get("students", {}).items()
-    }
-    return recipe
-
-
-def check_student(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    "Check a student's entry: the stage that trains it and parameters of that stage."
-    if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name in ("bm25", "untrained", "teacher"):
-        raise ValueError(
-            f"student {name!r} needs another name: letters, digits, - and _, and none of bm25, untrained, teacher"
-        )
-    asked = short(str(values.get("stage", "distill")))
-    stage = choose(asked, ["distill", "lora", "align", "forget"], f"stage for student {name}")
-    rest = {key: value for key, value in values.items() if key != "stage"}
-    return {"stage": stage} | check_part(name, stage, rest)
-
-
-def main_student(recipe: Recipe) -> str:
-    "The student that cases, gap and report look at: the recipe's `main`, else its first."
-    students = list(recipe["students"])
-    if not students:
-        raise ValueError("a recipe needs a student; add one: students: {distilled: {stage: distill}}")
-    return choose(recipe.get("main", students[0]), students, "student")
-
-
-# %% ../nbs/09e_pipeline.ipynb #619f9c32
-def job_values(
-    recipe: Recipe,  # resolved
-    stage: str,
-    student: str = "",  # name of the student it trains
-    /,  # a stage may have a parameter called student
-    **fixed: Any,  # what the Snakefile itself decides, above all
-) -> dict[str, Any]:
-    "The parameters of one job: shared ones that the stage has, the stage's own, the student's own."
-    known = stage_params(stage)
-    own = dict(recipe["stages"].get(short(find_stage(stage).stem), {})) | {
-        k: v for k, v in recipe["students"].get(student, {}).items() if k != "stage"
-    }
-    shared = {key: value for key, value in recipe.items() if key in known}
-    return shared | own | ({"name": student} if student else {}) | fixed
-
-
-def job(recipe: Recipe, stage: str, student: str = "", /, **fixed: Any) -> str:
-    "The parameters of one job as one text for Snakemake to compare."
-    return json.dumps(job_values(recipe, stage, student, **fixed), sort_keys=True, ensure_ascii=False)
-
-
-def value(recipe: Recipe, stage: str, name: str, student: str = "") -> Any:
-    "A parameter as a stage will see it: from the recipe, else the stage's default."
-    return job_values(recipe, stage, student).get(name, stage_params(stage)[name].default)
-
-
-def made_from(recipe: Recipe, student: str) -> str:  # "" for a student that needs no other
-    "The student that another one is made from: forget keeps a part of it, align learns its space."
-    stage, students = recipe["students"][student]["stage"], list(recipe["students"])
-    source = {"forget": "of", "align": "embedding_teacher"}.get(stage)
-    other = str(value(recipe, stage, source, student)) if source else ""
-    if other in students or (stage == "forget" and not at(other).is_dir()):
-        return choose(other, students[: students.index(student)], f"student before {student}, which is made from it,")
-    return ""
-
-
-def check_students(recipe: Recipe) -> None:
-    "Students that are made from others come after them."
-    for name in recipe["students"]:
-        made_from(recipe, name)
-
-
-# %% ../nbs/09e_pipeline.ipynb #74647449
-def evaluation_files(recipe: Recipe, collection: str) -> list[Path]:
-    "Corpus, queries and judgements of a collection, from the project's root."
-    folder = Path(recipe["data_dir"]).expanduser() / "eval" / collection
-    return [folder / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")]
-
-
-def data_files(recipe: Recipe) -> list[Path]:
-    "The four files of a collection, from the project's root."
-    data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
-    finetune = value(recipe, "mine", "finetune") or name
-    return [*evaluation_files(recipe, name), data / "finetune" / f"{finetune}.jsonl"]
-
-
-def general_files(recipe: Recipe, student: str) -> list[Path]:
-    "The general collection that a student which must not forget is evaluated on; [] for the others."
-    if recipe["students"][student]["stage"] != "forget":
-        return []
-    return evaluation_files(recipe, str(value(recipe, "forget", "general", student)))
-
-
-def check_general(recipe: Recipe) -> None:
-    "A general collection is there, and is another than the run's own, whose queries are the test."
-    for name in recipe["students"]:
-        files = general_files(recipe, name)
-        if files and files[0].parent.name == recipe["collection"]:
-            raise ValueError(
-                f"student {name} needs a general collection from elsewhere; {recipe['collection']!r} is "
-                f"the run's own, and its queries are the test. Set {name}.general"
-            )
-        for file in files:
-            if not (project_root() / file).exists():
-                raise FileNotFoundError(f"student {name} needs a general collection, and there is no {file}")
-
-
-def check_data(recipe: Recipe) -> None:
-    "Fail with one line when a collection is unknown, incomplete or breaks its contract."
-    check_students(recipe)
-    check_general(recipe)
-    files, name, root = data_files(recipe), recipe["collection"], project_root()
-    folders = sorted(path.name for path in (root / files[0].parents[1]).glob("*") if path.is_dir())
-    if name == "demo":
-        return
-    if name not in folders:
-        choose(name, ["demo", *folders], f"collection in {files[0].parents[1]}")
-    if missing := [str(file) for file in files if not (root / file).exists()]:
-        raise FileNotFoundError(
-            f"collection {name!r} lacks {', '.join(missing)}; `disti demo-data` makes an example of each file"
-        )
-    mined = root / recipe["artifacts"] / recipe["run"] / "hard-negative" / "groups.jsonl.meta.json"
-    if not mined.exists() or max((root / file).stat().st_mtime for file in files) > mined.stat().st_mtime:
-        check_overlap(load_finetune(root / files[3]), load_collection(root / files[0].parent))
-
-
-# %% ../nbs/09e_pipeline.ipynb #96b3fb08
+# %% ../nbs/09e_pipeline.ipynb #b6ea1b40
 def planned(
     log: str,  # what `snakemake --dry-run` printed
 ) -> list[tuple[str, str]]:  # rule with its wildcards, reason
@@ -332,6 +70,7 @@ def planned(
     return jobs
 
 
+# %% ../nbs/09e_pipeline.ipynb #8ff46b3e
 def complaint(log: str) -> str:
     "The line of Snakemake's log that says why it stopped."
     lines = [line.strip() for line in log.splitlines() if line.strip()]
@@ -339,7 +78,7 @@ def complaint(log: str) -> str:
     return " ".join(lines[at : at + 3])[:300] if lines else "no message"
 
 
-# %% ../nbs/09e_pipeline.ipynb #31af6e1a
+# %% ../nbs/09e_pipeline.ipynb #a9499225
 class PeakMemory(threading.Thread):
     "The most memory that this process and its children held together, looked at every second."
 
@@ -362,6 +101,7 @@ class PeakMemory(threading.Thread):
             self.peak = max(self.peak, total)
 
 
+# %% ../nbs/09e_pipeline.ipynb #cc4c09c7
 def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]:
     "Seconds of the executed notebooks in a folder, those written after a moment."
     for path in sorted(folder.glob("*.ipynb")):
@@ -370,7 +110,101 @@ def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]
             yield path.stem, duration
 
 
-# %% ../nbs/09e_pipeline.ipynb #9f62ce02
+# %% ../nbs/09e_pipeline.ipynb #9e16148c
+def jobs_planned(log: str) -> int:  # 0: not known yet
+    "How many stages Snakemake's log says there will be."
+    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+", log, re.M | re.S)
+    rows = [line.split() for line in table[1].splitlines() if line.strip()] if table else []
+    return sum(int(count) for name, count in rows if name not in ("all", "demo_data"))
+
+
+class Terminal:
+    "The lines of all stages, each start and end with its number."
+
+    def __init__(self, log: Path, out: Any = None):
+        self.log, self.out, self.numbers, self.total = log, out or sys.stdout, dict[str, int](), 0
+
+    def line(self, text: str) -> None:
+        "Show one line."
+        text = text.rstrip("\n")
+        stage, _, says = text.partition(" | ")
+        if says == "started" or says.startswith("done in "):
+            self.numbers.setdefault(stage, len(self.numbers) + 1)
+            self.total = self.total or jobs_planned(self.log.read_text(encoding="utf-8", errors="replace"))
+            text += f" (job {self.numbers[stage]} of {max(self.total, len(self.numbers))})"
+        self.show(text, "warn" if says.startswith(("finding: warn", "finding: stop")) else "")
+
+    def show(self, text: str, kind: str = "") -> None:
+        "A line, in colour where a terminal is."
+        if self.out.isatty():
+            from rich.console import Console
+            from rich.text import Text
+
+            Console(file=self.out, soft_wrap=True).print(Text(text, style="yellow" if kind == "warn" else ""))
+        else:
+            print(text, file=self.out, flush=True)
+
+
+# %% ../nbs/09e_pipeline.ipynb #8edec771
+PLACES = ("run", "artifacts", "data_dir")  # where things lie is no part of what they are
+
+
+def results_of(recipe: Recipe) -> Iterator[tuple[str, str, dict[str, Any]]]:  # file in the run's folder, stage, values
+    "What the jobs of a recipe make, and with which values."
+    for name in ("groups.jsonl", "candidates-dev.jsonl", "candidates-test.jsonl", "model.json"):
+        yield f"hard-negative/{name}", "mine", job_values(recipe, "mine")
+    trained = job_values(recipe, "teach")
+    for fold in range(trained.get("n_folds", 2)) if recipe["teacher"] == "train" else ():
+        yield f"models/teacher-{fold}", "teach", trained | {"fold": fold}
+    for split in ("train", "dev", "test"):
+        yield f"teacher-score/{split}.jsonl", "score", job_values(recipe, "score", scorer="teacher")
+    for name, entry in recipe["students"].items():
+        yield f"models/{name}", entry["stage"], job_values(recipe, entry["stage"], name)
+    for name in (main_student(recipe), "untrained"):
+        yield f"student-score/{name}-test.jsonl", "score", job_values(recipe, "score", scorer=name)
+    for name in ("bm25", "untrained", "teacher", *recipe["students"]):
+        place = f"results/{name}/{recipe['collection']}/measures.jsonl"
+        yield place, "evaluate", job_values(recipe, "evaluate", model_name=name)
+    yield "case-study/cases.jsonl", "cases", job_values(recipe, "cases")
+    yield "gap/gap.jsonl", "gap", job_values(recipe, "gap")
+    yield "results/report.html", "compare", job_values(recipe, "compare")
+
+
+def strayed(recipe: Recipe, home: Path) -> dict[str, str]:  # result → what is otherwise
+    "Results that are gone, or were made with other values than the recipe's."
+    found = {}
+    for place, _, values in results_of(recipe):
+        manifest = manifest_path(home / place)
+        if not manifest.exists():
+            continue
+        if not (home / place).exists():
+            found[place] = "it is gone"
+            continue
+        made = json.loads(manifest.read_text(encoding="utf-8")).get("params", {})
+        other = [key for key in values if key in made and key not in PLACES and made[key] != values[key]]
+        if other:
+            found[place] = ", ".join(f"{key} {made[key]!r} there, {values[key]!r} in the recipe" for key in other[:3])
+    return found
+
+
+# %% ../nbs/09e_pipeline.ipynb #796f2d00
+def checked(recipe: Recipe, home: Path) -> list[Finding]:
+    "The findings of the check: of this look, or of the last one when nothing has changed since."
+    files = [project_root() / file for file in data_files(recipe)]
+    dates = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+    key = text_id(json.dumps([recipe, dates], sort_keys=True, default=str))
+    kept = home / "check.json"
+    if kept.is_file() and (last := json.loads(kept.read_text(encoding="utf-8"))).get("key") == key:
+        return [Finding(**each) for each in last["findings"]]
+    findings = check_recipe(recipe)
+    stop_on(findings)
+    rows = [finding._asdict() for finding in findings]
+    write_text(kept, json.dumps({"key": key, "findings": rows}, ensure_ascii=False, default=str))
+    keep_findings(home, "check", rows)
+    return findings
+
+
+# %% ../nbs/09e_pipeline.ipynb #8cfad190
 def snakemake_words(
     recipe: Recipe,
     config: Path,  # the resolved recipe
@@ -383,41 +217,54 @@ def snakemake_words(
     "The call of Snakemake."
     devices = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(resource("Snakefile")),
-        "--configfile",
-        str(config),
-        "--directory",
-        str(project_root()),
-        "--profile",
-        profile or str(resource("profiles/laptop")),
-        "--nolock",
-        "--cores",
-        str(cores or os.cpu_count() or 1),
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(resource("Snakefile"))),
+        *("--configfile", str(config), "--directory", str(project_root())),
+        *("--profile", profile or str(resource("profiles/laptop")), "--nolock"),
+        *("--cores", str(cores or os.cpu_count() or 1)),
         *(["--resources", f"gpu={devices}"] if devices else []),
         *(["--until", until] if until else []),
         *(["--dry-run"] if dry_run else []),
     ]
 
 
+# %% ../nbs/09e_pipeline.ipynb #ee632682
+def end_family(process: subprocess.Popen, patience: float = 5.0) -> None:
+    "Wait for a process and all below it to end, and then make them."
+    import psutil
+
+    try:
+        top = psutil.Process(process.pid)
+        family = [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in psutil.wait_procs(family, timeout=patience)[1]:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            pass
+    process.wait()
+
+
 def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  # exit code, Snakemake's log
     "Run Snakemake with its log in a file and the run's lock in hand; what stages print goes to the terminal."
     with open(log, "w", encoding="utf-8") as file:
-        env = os.environ | {"DISTI_PIPELINE": str(os.getpid())}
-        process = subprocess.Popen(words, stderr=file, env=env, pass_fds=[lock])
+        env, terminal = os.environ | {"DISTI_PIPELINE": str(os.getpid())}, Terminal(log)
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=file, env=env, pass_fds=[lock], text=True, errors="replace"
+        )
         try:
+            for line in process.stdout or ():
+                terminal.line(line)
             code = process.wait()
-        except KeyboardInterrupt:  # Snakemake has had it too and ends its jobs
-            process.wait()
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+            end_family(process)
             raise
     return code, log.read_text(encoding="utf-8", errors="replace")
 
 
-# %% ../nbs/09e_pipeline.ipynb #44cf4878
-def show_plan(words: list[str]) -> None:
+# %% ../nbs/09e_pipeline.ipynb #2b86defc
+def show_plan(words: list[str], again: Mapping[str, str]) -> None:
     "Print the jobs of a dry run with their reasons."
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
@@ -425,10 +272,15 @@ def show_plan(words: list[str]) -> None:
     jobs = planned(done.stdout + done.stderr)
     for name, reason in jobs:
         print(f"would run {name:24}{reason[:90]}")
-    print(f"{len(jobs)} jobs" if jobs else "nothing to do")
+    for place, why in again.items():
+        print(f"would make again {place}: {why}")
+    print(f"{len(jobs)} jobs" if jobs else "nothing to do" if not again else "and what depends on it")
 
 
-def show_result(home: Path, started: float, peak: int) -> None:
+NOTHING = "scale {scale}: a trial of the path; its numbers mean nothing"
+
+
+def show_result(recipe: Recipe, home: Path, started: float, peak: int) -> None:
     "Print where the time went, the comparison table and where the report is."
     spent = list(stage_seconds(home / "notebooks", started))
     if spent:
@@ -439,15 +291,21 @@ def show_result(home: Path, started: float, peak: int) -> None:
     table = home / "results" / "comparison.md"
     if table.exists():
         print(f"\n{table.read_text(encoding='utf-8').strip()}\n")
+    if recipe["scale"]:
+        print(NOTHING.format(scale=recipe["scale"]))
     print(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
 
 
-# %% ../nbs/09e_pipeline.ipynb #31b0fabc
+# %% ../nbs/09e_pipeline.ipynb #7b09caf0
 def run_pipeline(recipe: Recipe, *, cores: int, until: str = "", profile: str = "") -> None:
     "Run a resolved recipe and print what came of it."
     home, started = project_root() / recipe["artifacts"] / recipe["run"], time.time()
     with locked(home / ".pipeline.lock", f"run {recipe['run']!r}", wait=60) as lock:
-        config = write_text(home / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        config = write_text(home / "recipe.yaml", text)
+        for place, why in strayed(recipe, home).items():
+            print(f"made again: {place} ({why})", flush=True)
+            manifest_path(home / place).unlink()
         words, memory = snakemake_words(recipe, config, cores=cores, until=until, profile=profile), PeakMemory()
         memory.start()
         code, log = run_snakemake(words, home / "snakemake.log", lock)
@@ -462,10 +320,10 @@ def run_pipeline(recipe: Recipe, *, cores: int, until: str = "", profile: str = 
     if until:
         print(f"done up to {until}")
     else:
-        show_result(home, started, memory.peak)
+        show_result(recipe, home, started, memory.peak)
 
 
-# %% ../nbs/09e_pipeline.ipynb #cda2c70f
+# %% ../nbs/09e_pipeline.ipynb #d8a06e92
 def parser() -> argparse.ArgumentParser:
     "What `disti pipeline` can be told."
     made = argparse.ArgumentParser(
@@ -483,7 +341,7 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="steps=30 for every stage that has it, teach.steps=30 or kl.steps=30 for one, scale=smoke, "
+        help="steps=30 for every student, teach.steps=30 or kl.steps=30 for one stage or student, scale=smoke, "
         "collection=NAME, run=NAME, students=kl,lora",
     )
     made.add_argument("--data-dir", help="folder that holds eval/NAME and finetune/NAME.jsonl (default: data)")
@@ -495,11 +353,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def read_sets(pairs: list[str]) -> dict[str, str]:
-    "KEY=VALUE words as a mapping."
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise ValueError(f"cannot read {wrong[0]!r}; write --set KEY=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
+# %% ../nbs/09e_pipeline.ipynb #bbefd2ed
+def plan_pipeline(recipe: Recipe, home: Path, **asked: Any) -> None:
+    "Print what a run would do; nothing is written."
+    stop_on(check_recipe(recipe, quick=True))
+    with TemporaryDirectory() as place:
+        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        words = snakemake_words(recipe, write_text(f"{place}/recipe.yaml", text), dry_run=True, **asked)
+        show_plan(words, strayed(recipe, home))
 
 
 def main(words: list[str] | None = None) -> None:
@@ -511,20 +372,21 @@ def main(words: list[str] | None = None) -> None:
     sets = read_sets(asked.set) | ({"data_dir": asked.data_dir} if asked.data_dir else {})
     recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets)
     main_student(recipe)
-    check_data(recipe)
     home = project_root() / recipe["artifacts"] / recipe["run"]
+    check_owner(home, recipe)
+    how = {"cores": asked.cores, "until": asked.until, "profile": asked.profile}
     if asked.dry_run:
-        with TemporaryDirectory() as place:
-            config = write_text(f"{place}/recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-            return show_plan(
-                snakemake_words(
-                    recipe, config, cores=asked.cores, until=asked.until, profile=asked.profile, dry_run=True
-                )
-            )
+        recipe["digests"] = model_digests(recipe)
+        return plan_pipeline(recipe, home, **how)
     print(
         f"{asked.recipe}: collection {recipe['collection']}, teacher {recipe['teacher']}, "
         f"students {', '.join(recipe['students'])}\n"
         f"to {os.path.relpath(home)}, {asked.cores or os.cpu_count()} cores, {recipe['threads']} threads a stage",
         flush=True,
     )
-    run_pipeline(recipe, cores=asked.cores, until=asked.until, profile=asked.profile)
+    if recipe["scale"]:
+        print(NOTHING.format(scale=recipe["scale"]), flush=True)
+    stop_on(check_recipe(recipe, quick=True))
+    recipe["digests"] = model_digests(recipe)
+    show_findings([finding for finding in checked(recipe, home) if finding.severity != "note"])
+    run_pipeline(recipe, **how)

@@ -193,7 +193,7 @@ def test_package_does_not_need_its_development_tools(name: str) -> None:
 
 
 def test_command_line_starts_light() -> None:
-    done = call(sys.executable, "-c", "import disti.stage, sys; print(sorted({'torch', 'nbdev'} & set(sys.modules)))")
+    done = call(sys.executable, "-c", "import disti.run, sys; print(sorted({'torch', 'nbdev'} & set(sys.modules)))")
     assert done.returncode == 0 and done.stdout.strip() == "[]", (
         "the `disti` command must answer at once: " + done.stdout
     )

@@ -15,7 +15,7 @@ import pytest
 from conftest import BIN, ROOT, call
 from kill import kill_at, start
 
-from disti.stage import main
+from disti.run import main
 
 GOOD = {
     "eval/shop/corpus": b'{"_id": "d1", "text": "green tea"}\n{"_id": "d2", "text": "black tea"}\n',
