@@ -26,7 +26,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09e_pipeline.ipynb #aebf0b82
+# %% ../nbs/09e_pipeline.ipynb #6da47cb9
 import argparse
 import json
 import os

@@ -161,7 +161,7 @@ def check_shape(recipe: Recipe) -> None:
         raise ValueError(f"{recipe.place(*keys)}: must be {wanted}, got {str(first['input'])[:40]!r}") from None
 
 
-# %% ../nbs/09b_recipe.ipynb #a1094dfa
+# %% ../nbs/09b_recipe.ipynb #c44c5d45
 FRAME = {  # what every run has
     "recipe": Parameter("", "name of the recipe the run belongs to"),
     "scale": Parameter("", 'one of the recipe\'s scales; "": full'),
@@ -423,7 +423,7 @@ def run_values(
     return values, variant_of(find_stage(stage).stem, values), said
 
 
-# %% ../nbs/09b_recipe.ipynb #1ce62714
+# %% ../nbs/09b_recipe.ipynb #90124b1b
 def check_owner(home: Path, recipe: Mapping[str, Any]) -> None:
     "Refuse a run's folder that belongs to another recipe, collection or scale."
     path = home / "recipe.yaml"
@@ -433,8 +433,8 @@ def check_owner(home: Path, recipe: Mapping[str, Any]) -> None:
     for key in ("recipe", "collection", "scale"):
         if str(kept.get(key, recipe[key])) != str(recipe[key]):
             raise ValueError(
-                f"{os.path.relpath(home)} belongs to {key} {kept[key] or 'full'!r}, and this is {recipe[key] or 'full'!r}; "
-                "take another folder: --set run=NAME"
+                f"{os.path.relpath(home)} belongs to {key} {kept[key] or 'full'!r}, and this is "
+                f"{recipe[key] or 'full'!r}; take another folder: --set run=NAME"
             )
 
 
