@@ -25,8 +25,9 @@ from disti.data import load_collection, seeded_order
 from disti.distill import choose_temperature
 from disti.ensemble import Mixture, ensemble, mean_of
 from disti.heads import keep_layers
-from disti.mine import Wish, bm25_miner, build_groups, dense_miner, mine_negatives, query_embedder
+from disti.mine import query_embedder
 from disti.models import encode, load_student
+from disti.negatives import Wish, bm25_miner, build_groups, dense_miner, mine_negatives
 from disti.objective import list_rows, options_for, parse_mix, sample_negatives
 from disti.records import Row, read_rows, write_rows
 from disti.score import join_folds, score_groups, score_out_of_fold

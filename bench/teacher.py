@@ -22,13 +22,16 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from disti.data import load_collection, load_finetune, sample
+from disti.data import load_collection, sample
 from disti.metrics import measure
-from disti.mine import Wish, mine, training_collection
+from disti.mine import mine
 from disti.models import encode, load_student
+from disti.negatives import Wish
+from disti.pairs import load_finetune
 from disti.records import file_hash, read_rows, write_rows
 from disti.retrieve import BM25, bm25_index, bm25_run, dense_run
 from disti.scorers import Scorer, cross_encoder, embedding_scorer
+from disti.split import training_collection
 from disti.stats import paired_tests
 from disti.store import PairStore, score_pairs
 from disti.teach import dev_evaluation, train_teacher
@@ -72,7 +75,7 @@ def say(text: str) -> None:
 
 def train(index: BM25) -> None:
     "Mine and train; the folder appears when it is done."
-    pairs = load_finetune(options.finetune)
+    pairs = load_finetune(options.finetune, whole)
     training = training_collection(
         pairs,
         whole,

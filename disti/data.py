@@ -13,15 +13,8 @@ __all__ = [
     "to_qrels",
     "load_collection",
     "write_collection",
-    "TrainingPairs",
-    "load_finetune",
-    "components",
     "seeded_order",
-    "split_queries",
-    "fold_of",
-    "normal",
-    "overlap",
-    "check_overlap",
+    "dealt",
     "chunk_text",
     "chunk_corpus",
     "parent",
@@ -33,24 +26,23 @@ __all__ = [
     "sample",
 ]
 
-# %% ../nbs/01_data.ipynb #de4b8c2b
+# %% ../nbs/01_data.ipynb #9f3f9425
 import hashlib
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from .records import Row, RowError, read_rows, text_id, write_rows
+from .records import Row, RowError, read_rows, write_rows
 
 # %% ../nbs/01_data.ipynb #10430131
 Qrels = dict[str, dict[str, float]]  # query id → doc id → grade
 Run = dict[str, list[tuple[str, float]]]  # query id → (doc id, score), best first
 
 
-# %% ../nbs/01_data.ipynb #17b7d57d
+# %% ../nbs/01_data.ipynb #1538728e
 @dataclass(frozen=True)
 class Collection:
     "A corpus, its queries and their graded judgements; texts by id."
@@ -59,11 +51,13 @@ class Collection:
     corpus: dict[str, str]  # doc id → title and text
     queries: dict[str, str]  # query id → text
     qrels: Qrels  # query id → doc id → grade
+    titles: dict[str, str] = field(default_factory=dict)  # doc id → title, where a passage has one
 
 
+# %% ../nbs/01_data.ipynb #33e4ac01
 def passage_text(row: Row) -> str:
     "Title and text of a corpus row as one string."
-    return f"{row.get('title') or ''} {row['text']}".strip()
+    return " ".join(filter(None, ((row.get("title") or "").strip(), row["text"].strip())))
 
 
 def texts(rows: Iterable[Row]) -> dict[str, str]:
@@ -98,7 +92,7 @@ def to_qrels(
     return dict(qrels)
 
 
-# %% ../nbs/01_data.ipynb #c8000f0f
+# %% ../nbs/01_data.ipynb #d8ebd872
 def load_collection(
     folder: str | Path,  # holds corpus.jsonl, queries.jsonl, relevance.jsonl
     *,
@@ -107,12 +101,12 @@ def load_collection(
 ) -> Collection:
     "Read and check a collection."
     folder, ending = Path(folder), f"-{split}" if split else ""
-    corpus = texts(read_rows(folder / "corpus.jsonl", "corpus"))
+    passages = read_rows(folder / "corpus.jsonl", "corpus")
+    corpus, titles = texts(passages), {row["_id"]: row["title"].strip() for row in passages if row.get("title")}
     queries = texts(read_rows(folder / f"queries{ending}.jsonl", "queries"))
     path = folder / f"relevance{ending}.jsonl"
-    return Collection(
-        name or folder.name, corpus, queries, to_qrels(read_rows(path, "relevance"), queries, corpus, path)
-    )
+    qrels = to_qrels(read_rows(path, "relevance"), queries, corpus, path)
+    return Collection(name or folder.name, corpus, queries, qrels, titles)
 
 
 def write_collection(
@@ -122,6 +116,7 @@ def write_collection(
     queries: Mapping[str, str],
     qrels: Qrels,
     split: str = "",
+    components: Mapping[str, str] | None = None,  # query id → the component it belongs to, written with it
 ) -> list[Path]:  # the files written
     "Write a collection, or one split of it, in the layout that `load_collection` reads."
     folder, ending = Path(folder), f"-{split}" if split else ""
@@ -133,129 +128,28 @@ def write_collection(
         if corpus is None
         else [write_rows(folder / "corpus.jsonl", [{"_id": i, "text": t} for i, t in corpus.items()], "corpus")]
     )
+    held = {q: {"component": name} for q, name in (components or {}).items()}
+    asked = [{"_id": q, "text": text, **held.get(q, {})} for q, text in queries.items()]
     return files + [
-        write_rows(folder / f"queries{ending}.jsonl", [{"_id": i, "text": t} for i, t in queries.items()], "queries"),
+        write_rows(folder / f"queries{ending}.jsonl", asked, "queries"),
         write_rows(folder / f"relevance{ending}.jsonl", relevance, "relevance"),
     ]
 
 
-# %% ../nbs/01_data.ipynb #82422963
-@dataclass(frozen=True)
-class TrainingPairs:
-    "A finetune file by query: texts by id, positives and given negatives of each query, and the split group."
-
-    queries: dict[str, str]  # query id → anchor
-    passages: dict[str, str]  # doc id → positive or negative text
-    qrels: Qrels  # query id → positive doc id → 1.0
-    negatives: dict[str, list[str]]  # query id → doc ids of its own negatives
-    groups: dict[str, str]  # query id → group; queries of one group stay on one side of a split
-
-
-def load_finetune(path: str | Path) -> TrainingPairs:
-    "Read a finetune file, grouping its rows by anchor."
-    pairs = TrainingPairs({}, {}, defaultdict(dict), defaultdict(list), {})
-    for line, row in enumerate(read_rows(path, "finetune"), 1):
-        anchor, given = row["anchor"].strip(), row.get("negatives") or []
-        if not anchor or not row["positive"].strip() or not all(isinstance(text, str) for text in given):
-            raise RowError(
-                f"{path}, line {line}, anchor {anchor[:50]!r}: anchor and positive must not be blank, "
-                "negatives must be texts"
-            )
-        query_id, doc_id = text_id(anchor), text_id(row["positive"])
-        pairs.queries[query_id], pairs.passages[doc_id], pairs.qrels[query_id][doc_id] = anchor, row["positive"], 1.0
-        pairs.passages.update((text_id(text), text) for text in given)
-        pairs.negatives[query_id] += [text_id(text) for text in given]
-        pairs.groups[query_id] = row.get("group", pairs.groups.get(query_id, query_id))
-    return TrainingPairs(pairs.queries, pairs.passages, dict(pairs.qrels), dict(pairs.negatives), pairs.groups)
-
-
-# %% ../nbs/01_data.ipynb #2527dd39
-def components(
-    qrels: Qrels,  # query → positives
-    groups: Mapping[str, str],  # query → group
-) -> dict[str, str]:  # query → name of its component
-    "Queries that share a passage or a group, directly or through others, get one name (union-find)."
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
-    for query_id, docs in qrels.items():
-        for other in [f"doc {d}" for d in docs] + [f"group {groups.get(query_id, query_id)}"]:
-            a, b = sorted((root(f"query {query_id}"), root(other)))
-            parent[b] = a
-    return {query_id: root(f"query {query_id}") for query_id in qrels}
-
-
+# %% ../nbs/01_data.ipynb #ced11616
 def seeded_order(name: str, seed: int) -> str:
     "A hash that orders names at random, the same way on every machine."
     return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
 
 
-# %% ../nbs/01_data.ipynb #47efd5b4
-def split_queries(
-    pairs: TrainingPairs,
-    *,
-    dev_fraction: float = 0.1,  # share of the queries wanted in dev
-    max_dev: int = 500,  # queries; more dev costs time and tells little
-    seed: int = 0,
-) -> tuple[list[str], list[str]]:  # ids of train, of dev
-    "Split queries into train and dev so that neither passages nor groups are shared."
-    members = defaultdict(list)
-    for query_id, name in components(pairs.qrels, pairs.groups).items():
-        members[name].append(query_id)
-    wanted, dev = min(max_dev, round(dev_fraction * len(pairs.qrels))), set[str]()
-    for name in sorted(members, key=lambda name: seeded_order(name, seed)):
-        if len(dev) + len(members[name]) <= wanted:
-            dev.update(members[name])
-    if not dev:
-        raise ValueError(
-            f"no dev queries: {len(pairs.qrels)} training queries fall into {len(members)} groups that share passages, "
-            f"none of at most {wanted} queries; raise dev_fraction, or check that the positives differ"
-        )
-    return [q for q in pairs.qrels if q not in dev], [q for q in pairs.qrels if q in dev]
+# %% ../nbs/01_data.ipynb #10cfa507
+def dealt(name: str, n: int, seed: int = 0) -> int:  # 0 to n - 1
+    "The one of `n` parts that a name falls into."
+    return int(seeded_order(f"fold {name}", seed)[:8], 16) % n
 
 
-def fold_of(query_id: str, n_folds: int, seed: int = 0) -> int:  # 0 to n_folds - 1
-    "The fold that holds a training query out: teacher k is trained on every fold but k."
-    return int(seeded_order(f"fold {query_id}", seed)[:8], 16) % n_folds
-
-
-# %% ../nbs/01_data.ipynb #dd6653f9
-def normal(text: str) -> str:
-    "A text as `overlap` compares it: NFKC, lower case, words only."
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower()))
-
-
-def overlap(
-    pairs: TrainingPairs,
-    collection: Collection,  # the evaluation
-) -> dict[str, list[str]]:  # "queries", "passages": evaluation ids that training has too
-    "Evaluation queries and passages that stand in the training pairs."
-    anchors = set(map(normal, pairs.queries.values()))
-    positives = {normal(pairs.passages[doc]) for docs in pairs.qrels.values() for doc in docs}
-    return {
-        "queries": [q for q, text in collection.queries.items() if normal(text) in anchors],
-        "passages": [d for d, text in collection.corpus.items() if normal(text) in positives],
-    }
-
-
-def check_overlap(pairs: TrainingPairs, collection: Collection) -> dict[str, list[str]]:
-    "The overlap; shared queries are an error."
-    shared = overlap(pairs, collection)
-    if shared["queries"]:
-        first = shared["queries"][0]
-        raise ValueError(
-            f"{len(shared['queries'])} evaluation queries are also training anchors, first {first!r}: "
-            f"{collection.queries[first][:60]!r}; remove them from the finetune file, or the evaluation proves nothing"
-        )
-    return shared
-
-
-# %% ../nbs/01_data.ipynb #5f6cad9c
-CHUNK = re.compile(r"#\d+$")
+# %% ../nbs/01_data.ipynb #775eeedc
+CHUNK = re.compile(r"#chunk\d+$")
 
 
 def chunk_text(
@@ -276,11 +170,15 @@ def chunk_text(
 
 
 def chunk_corpus(corpus: Mapping[str, str], words: int, overlap_words: int = 0) -> dict[str, str]:
-    "Every passage as chunks 'id#0', 'id#1', ...; 0 words leaves the corpus whole."
+    "Every passage as chunks 'id#chunk0', 'id#chunk1', ...; 0 words leaves the corpus whole."
     if not words:
         return dict(corpus)
+    if taken := next((doc_id for doc_id in corpus if CHUNK.search(doc_id)), ""):
+        raise ValueError(
+            f"passage {taken!r} is named like a chunk; give it an id that does not end so, or chunk_words=0"
+        )
     return {
-        f"{doc_id}#{n}": chunk
+        f"{doc_id}#chunk{n}": chunk
         for doc_id, text in corpus.items()
         for n, chunk in enumerate(chunk_text(text, words, overlap_words))
     }

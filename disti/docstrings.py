@@ -16,6 +16,7 @@ __all__ = [
     "plain",
     "without_sections",
     "summary_and_body",
+    "words_only",
     "fair_query",
     "distinct",
     "docstring_rows",
@@ -33,8 +34,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from unicodedata import normalize
 
-from .data import normal, seeded_order
+from .data import seeded_order
 from .records import Row, at, file_hash, is_fresh, stamp, text_id, write_rows
 
 # %% ../nbs/01b_docstrings.ipynb #2d39072e
@@ -160,15 +162,20 @@ def summary_and_body(docstring: str) -> tuple[str, str]:
 STOCK = re.compile(r"^(deprecated|see |alias|todo|args|parameters|returns the|note|construct a|internal|wrapper)", re.I)
 
 
+def words_only(text: str) -> str:
+    "A text's words in lower case: how copies of a sentence are found."
+    return " ".join(re.findall(r"\w+", normalize("NFKC", text).lower()))
+
+
 def fair_query(row: Row, counts: Counter) -> bool:
     "May this object's first sentence be asked?"
-    words, last = normal(row["summary"]).split(), row["name"].split(".")[-1]
+    words, last = words_only(row["summary"]).split(), row["name"].split(".")[-1]
     coined = "_" in last or last != last.lower()
     return (
         5 <= len(words) <= 30
         and counts[" ".join(words)] == 1
         and not STOCK.match(row["summary"])
-        and " ".join(words) not in normal(row["body"])
+        and " ".join(words) not in words_only(row["body"])
         and not (coined and last.lower() in row["summary"].lower().split())
     )
 
@@ -207,7 +214,7 @@ def docstring_rows(
                 f"{item.module}.{item.name}",
                 {"module": item.module, "name": item.name, "summary": summary, "body": body},
             )
-    counts = Counter(normal(row["summary"]) for row in found.values())
+    counts = Counter(words_only(row["summary"]) for row in found.values())
     rows = [
         row | {"body": " ".join(row["body"].split()[:body_words]), "query": fair_query(row, counts)}
         for row in found.values()

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .data import fold_of
+from .data import dealt
 from .metrics import calibrate, fidelity, mean_measures
 from .records import Row, RowError
 from .retrieve import word_tokenizer
@@ -116,7 +116,7 @@ def add_error(
     seed: int = 0,  # of the halves
 ) -> list[Row]:  # the rows with "error": calibrated student minus teacher
     "The student's error on the teacher's scale, with the line of the other half of the queries."
-    side = {query_id: fold_of(query_id, 2, seed) for query_id in by_query(rows)}
+    side = {query_id: dealt(query_id, 2, seed) for query_id in by_query(rows)}
     lines = {}
     for half in set(side.values()):
         fit = [row for row in rows if side[row["query_id"]] != half] or rows

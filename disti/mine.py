@@ -4,225 +4,56 @@
 
 # %% auto #0
 __all__ = [
-    "Filter",
-    "FILTERS",
-    "ON_A_SCALE",
-    "SELECTIONS",
-    "content",
-    "join_corpora",
-    "answers",
-    "best_chunks",
-    "Training",
-    "training_collection",
-    "Miner",
-    "bm25_miner",
-    "dense_miner",
-    "random_miner",
+    "HARDLY",
     "query_embedder",
-    "lowest_positive",
-    "parse_filters",
-    "filter_run",
-    "take_top",
-    "take_random",
-    "take_stratified",
-    "Wish",
-    "mine_negatives",
-    "choose",
-    "build_groups",
+    "candidates",
     "candidate_rows",
+    "given_negatives",
+    "mining_findings",
+    "count",
     "fates",
     "group_table",
     "plot_margins",
     "Mined",
+    "mine_groups",
     "mine",
-    "given_negatives",
-    "count",
 ]
 
-# %% ../nbs/11_mine.ipynb #fb46d2f2
+# %% ../nbs/11_mine.ipynb #bfabd0be
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from disti.data import (
-    Collection,
-    Qrels,
-    Run,
-    TrainingPairs,
-    check_overlap,
-    chunk_corpus,
-    normal,
-    parent,
-    sample,
-    split_queries,
-)
+from .data import Collection, Qrels, Run, parent
+from .findings import Finding
 from .models import encode
+from disti.negatives import (
+    Miner,
+    Wish,
+    bm25_miner,
+    build_groups,
+    dense_miner,
+    filter_run,
+    lowest_positive,
+    mine_negatives,
+    random_miner,
+)
+from .pairs import self_matches, without
 from .records import Row
-from .retrieve import Ranking, bm25_index, bm25_run, bm25_scores, dense_run, fuse
+from .retrieve import fuse
+from .split import Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sentence_transformers import SentenceTransformer
 
 
-# %% ../nbs/11_mine.ipynb #264faaaa
-def content(text: str) -> str:
-    "What two copies of a passage share: its words, or the text itself where it has none."
-    return normal(text) or text
-
-
-def join_corpora(
-    corpus: Mapping[str, str],  # evaluation passages
-    passages: Mapping[str, str],  # training passages
-) -> tuple[dict[str, str], dict[str, str]]:  # all passages, evaluation first; training id → id in there
-    "Add the training passages; a text that is there already keeps its id."
-    known = {content(text): doc_id for doc_id, text in reversed(list(corpus.items()))}
-    same = {doc_id: known.setdefault(content(text), doc_id) for doc_id, text in passages.items()}
-    return {**corpus, **{doc_id: passages[doc_id] for doc_id, name in same.items() if name == doc_id}}, same
-
-
-def answers(
-    qrels: Qrels,  # query → positives; whole passages
-    corpus: Mapping[str, str],  # passages or their chunks
-    name: Callable[[str], str],  # id → id of the whole passage
-) -> dict[str, set[str]]:  # query → every id that may not be its negative
-    "The positives of each query with all their chunks and copies."
-    chunks, copies = defaultdict(list), defaultdict(set)
-    for doc_id, text in corpus.items():
-        chunks[name(doc_id)].append(doc_id)
-        copies[content(text)].add(doc_id)
-    return {
-        query_id: {copy for doc_id in docs for chunk in chunks[doc_id] for copy in copies[content(corpus[chunk])]}
-        for query_id, docs in qrels.items()
-    }
-
-
-# %% ../nbs/11_mine.ipynb #8bc532c8
-def best_chunks(
-    wanted: Mapping[str, Iterable[str]],  # query → whole passages
-    queries: Mapping[str, str],
-    chunks: Mapping[str, str],  # chunked corpus
-    tokenize: Any,  # for BM25
-) -> dict[str, list[str]]:  # query → one chunk a passage
-    "The chunk that BM25 prefers, of each passage a query names; the first one where none shares a word."
-    parts, index = defaultdict(list), bm25_index(dict(chunks), tokenize=tokenize)
-    for doc_id in chunks:
-        parts[parent(doc_id)].append(doc_id)
-    asked = [(q, part) for q, docs in wanted.items() for doc_id in docs for part in parts[doc_id]]
-    scores = bm25_scores(index, [(queries[q], chunks[part]) for q, part in asked])
-    score = dict(zip(asked, scores.tolist(), strict=True))
-
-    def best(q: str, doc_id: str) -> str:
-        return max(parts[doc_id], key=lambda part: score[q, part])
-
-    return {q: [best(q, doc_id) for doc_id in docs] for q, docs in wanted.items()}
-
-
-# %% ../nbs/11_mine.ipynb #f0f1e2af
-@dataclass(frozen=True)
-class Training:
-    "What is trained on: one corpus, judgements for train and dev."
-
-    corpus: dict[str, str]  # evaluation passages (or chunks) first
-    n_eval: int  # how many of them are the evaluation's
-    queries: dict[str, str]  # of train and dev
-    train: Qrels
-    dev: Qrels
-    answers: dict[str, set[str]]  # query → ids that may not be its negatives
-    given: dict[str, list[str]]  # query → negatives that came with the training pairs
-    n_shared: int  # evaluation passages that are also training positives
-
-
-def training_collection(
-    pairs: TrainingPairs,
-    collection: Collection,  # the evaluation
-    *,
-    dev_fraction: float = 0.1,  # share of the training queries held out
-    max_dev: int = 500,  # dev queries at most
-    max_queries: int = 0,  # training queries, sampled; 0: all
-    use_given: bool = True,  # keep the negatives of the pairs as candidates
-    chunk_words: int = 0,  # words a chunk; 0: whole passages
-    chunk_overlap: int = 0,  # words two chunks share
-    tokenize: Any = None,  # for BM25 over chunks
-    seed: int = 0,
-) -> Training:
-    "Split the training pairs and join their passages with the evaluation corpus."
-    shared = check_overlap(pairs, collection)
-    train, dev = split_queries(pairs, dev_fraction=dev_fraction, max_dev=max_dev, seed=seed)
-    train = sample(train, max_queries, seed)
-    given = {q: pairs.negatives.get(q, []) if use_given else [] for q in train}
-    used = [d for q in train + dev for d in pairs.qrels[q]] + [d for docs in given.values() for d in docs]
-    whole, same = join_corpora(collection.corpus, {d: pairs.passages[d] for d in used})
-    corpus, name = chunk_corpus(whole, chunk_words, chunk_overlap), parent if chunk_words else str
-    queries = {q: pairs.queries[q] for q in train + dev}
-    qrels = {q: {same[d]: grade for d, grade in pairs.qrels[q].items()} for q in queries}
-    mapped = {q: list(dict.fromkeys(same[d] for d in docs)) for q, docs in given.items()}
-    blocked = answers(qrels, corpus, name)
-    if chunk_words:
-        chosen = best_chunks(qrels, queries, corpus, tokenize)
-        qrels = {q: dict(zip(chosen[q], docs.values(), strict=True)) for q, docs in qrels.items()}
-        mapped = best_chunks(mapped, queries, corpus, tokenize)
-    n_eval = sum(name(doc_id) in collection.corpus for doc_id in corpus)
-    return Training(
-        corpus,
-        n_eval,
-        queries,
-        {q: qrels[q] for q in train},
-        {q: qrels[q] for q in dev},
-        blocked,
-        mapped,
-        len(shared["passages"]),
-    )
-
-
-# %% ../nbs/11_mine.ipynb #2ce0ebbc
-@dataclass(frozen=True)
-class Miner:
-    "A source of candidates."
-
-    search: Callable[[Mapping[str, str], int], Run]  # queries, k → run
-    score: Callable[[Sequence[tuple[str, str]]], np.ndarray]  # (query, doc_id) pairs → scores
-
-
-def bm25_miner(corpus: Mapping[str, str], tokenize: Any = None) -> Miner:
-    "BM25 over a corpus."
-    index = bm25_index(dict(corpus), tokenize=tokenize)
-    return Miner(
-        lambda queries, k: bm25_run(index, dict(queries), k),
-        lambda pairs: bm25_scores(index, [(query, corpus[doc_id]) for query, doc_id in pairs]),
-    )
-
-
-def dense_miner(
-    embed: Callable[[Sequence[str]], np.ndarray],  # queries → [n, dim]
-    doc_ids: Sequence[str],
-    doc_emb: np.ndarray,  # [n_docs, dim]
-) -> Miner:
-    "Nearest neighbours over embeddings."
-    at = {doc_id: i for i, doc_id in enumerate(doc_ids)}
-
-    def score(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        return (embed([query for query, _ in pairs]) * doc_emb[[at[doc_id] for _, doc_id in pairs]]).sum(1)
-
-    return Miner(lambda queries, k: dense_run(embed(list(queries.values())), doc_emb, list(queries), doc_ids, k), score)
-
-
-def random_miner(doc_ids: Sequence[str], seed: int = 0) -> Miner:
-    "Passages at random, the same ones for a query at every run."
-
-    def search(queries: Mapping[str, str], k: int) -> Run:
-        return {q: [(d, 0.0) for d in Random(f"{seed} {q}").sample(doc_ids, min(k, len(doc_ids)))] for q in queries}
-
-    return Miner(search, lambda pairs: np.zeros(len(pairs)))
-
-
-# %% ../nbs/11_mine.ipynb #8265c091
+# %% ../nbs/11_mine.ipynb #34e16c60
 def query_embedder(model: "SentenceTransformer", batch_size: int = 64) -> Callable[[Sequence[str]], np.ndarray]:
     "A function from queries to embeddings that encodes each query once."
     known: dict[str, np.ndarray] = {}
@@ -235,218 +66,127 @@ def query_embedder(model: "SentenceTransformer", batch_size: int = 64) -> Callab
     return embed
 
 
-def lowest_positive(miner: Miner, queries: Mapping[str, str], qrels: Qrels) -> dict[str, float]:  # query → score
-    "The miner's score of each query's positive; of several, the lowest."
-    asked = [(q, doc_id) for q, docs in qrels.items() for doc_id in docs]
-    lowest: dict[str, float] = {}
-    scores = miner.score([(queries[q], doc_id) for q, doc_id in asked]) if asked else np.zeros(0)
-    for (q, _), score in zip(asked, scores, strict=True):
-        lowest[q] = min(round(float(score), 6), lowest.get(q, np.inf))
-    return lowest
-
-
-# %% ../nbs/11_mine.ipynb #9e8c646f
-Filter = Callable[[np.ndarray, float, float], np.ndarray]  # scores by rank, lowest positive, value → kept
-FILTERS: dict[str, Filter] = {
-    "abs": lambda scores, positive, value: scores < value,
-    "margin": lambda scores, positive, value: scores < positive - value,
-    "percentage": lambda scores, positive, value: scores < positive - value * abs(positive),
-    "shift": lambda scores, positive, value: np.arange(1, len(scores) + 1) > value,
-}
-ON_A_SCALE = ("abs", "margin")
-
-
-def parse_filters(
-    text: str,  # "shift 2, percentage 0.05"; "" for none
-) -> list[tuple[str, float]]:  # name and value, in order
-    "The filters a parameter names."
-    rules = []
-    for part in filter(None, map(str.strip, text.split(","))):
-        name, _, value = part.partition(" ")
-        if name not in FILTERS:
-            raise ValueError(f"no filter {name!r}; choose from {', '.join(FILTERS)}")
-        try:
-            rules.append((name, float(value)))
-        except ValueError:
-            raise ValueError(f"filter {part!r} needs a number; write for example 'percentage 0.05'") from None
-    return rules
-
-
-# %% ../nbs/11_mine.ipynb #97fdee01
-def filter_run(
-    run: Run,
-    filters: str = "",  # as for `parse_filters`
-    *,
-    answers: Mapping[str, set[str]],  # query → ids that may not be its negatives
-    positive: Mapping[str, float],  # query → lowest score of a positive, on the run's scale
-    miner: str = "",  # noted in the ledger
-) -> tuple[Run, list[Row]]:  # what is left, and the fate of every candidate
-    "Take out answers and what a filter rejects; the first rule that rejects is the one noted."
-    rules, kept, ledger = parse_filters(filters), Run(), []
-    for query_id, ranking in run.items():
-        scores, lowest = np.array([score for _, score in ranking]), positive.get(query_id, np.inf)
-        stays = {"positive": np.array([doc_id not in answers[query_id] for doc_id, _ in ranking])}
-        stays |= {f"{name} {value:g}": FILTERS[name](scores, lowest, value) for name, value in rules}
-        for i, (doc_id, score) in enumerate(ranking):
-            rule = next((rule for rule, keep in stays.items() if not keep[i]), "")
-            ledger.append(
-                {
-                    "query_id": query_id,
-                    "doc_id": doc_id,
-                    "rank": i + 1,
-                    "score": score,
-                    "kept": not rule,
-                    "rule": rule,
-                    "miner": miner,
-                    "positive": positive.get(query_id),
-                    "teacher": None,
-                }
-            )
-        kept[query_id] = [pair for i, pair in enumerate(ranking) if all(keep[i] for keep in stays.values())]
-    return kept, ledger
-
-
-# %% ../nbs/11_mine.ipynb #cf8eaf35
-def take_top(ranking: Ranking, n: int, random: Random) -> Ranking:
-    "The first `n`."
-    return ranking[:n]
-
-
-def take_random(ranking: Ranking, n: int, random: Random) -> Ranking:
-    "Any `n`, in rank order."
-    return [ranking[i] for i in sorted(random.sample(range(len(ranking)), min(n, len(ranking))))]
-
-
-def take_stratified(ranking: Ranking, n: int, random: Random) -> Ranking:
-    "One at random from each of `n` equal bins of the score range, round after round, in rank order."
-    scores = np.array([score for _, score in ranking])
-    span = np.ptp(scores) if n and len(scores) else 0
-    bins = np.minimum((scores.max() - scores) / span * n, n - 1).astype(int).tolist() if span else [0] * len(ranking)
-    order = sorted(range(len(ranking)), key=lambda i: random.random())
-    seen: Counter[int] = Counter()
-    rounds = []
-    for i in order:  # how many of its bin came before: the round in which it is due
-        rounds.append((seen[bins[i]], bins[i], i))
-        seen[bins[i]] += 1
-    return [ranking[i] for i in sorted(i for _, _, i in sorted(rounds)[:n])]
-
-
-SELECTIONS = {"top": take_top, "random": take_random, "stratified": take_stratified}
-
-
-# %% ../nbs/11_mine.ipynb #d1700ebb
-@dataclass(frozen=True)
-class Wish:
-    "What to take from one miner."
-
-    n: int  # negatives a query
-    filters: str = ""  # as for `parse_filters`
-
-
-def mine_negatives(
-    miners: Mapping[str, Miner],  # by name
-    wishes: Mapping[str, Wish],  # miner → how many, filtered how
+# %% ../nbs/11_mine.ipynb #1fb7d2f3
+def candidates(
+    miners: Sequence[Miner],
     queries: Mapping[str, str],
-    qrels: Qrels,  # positives of the queries to mine for
-    *,
-    answers: Mapping[str, set[str]],  # query → ids that may not be its negatives
-    pool: int = 30,  # candidates a miner looks at
-    selection: str = "top",  # a key of `SELECTIONS`
-    seed: int = 0,
-) -> tuple[dict[str, Run], list[Row]]:  # miner → negatives; the ledger
-    "Search and filter with each miner, then choose: first come, first served, and nothing that a filter removed."
-    if any(name in ON_A_SCALE for name, _ in parse_filters(wishes.get("bm25", Wish(0)).filters)):
-        raise ValueError(
-            "BM25 scores grow with the query, so 'abs' and 'margin' mean nothing on them; use percentage or shift"
-        )
-    asked, ledger = {q: queries[q] for q in qrels}, list[Row]()
-    kept: dict[str, Run] = {}
-    for name, wish in wishes.items():
-        if wish.n > 0:
-            run = miners[name].search(asked, max(pool, wish.n))
-            positive = lowest_positive(miners[name], queries, qrels)
-            kept[name], rows = filter_run(run, wish.filters, answers=answers, positive=positive, miner=name)
-            ledger += rows
-    return choose(kept, ledger, wishes, selection=selection, seed=seed)
+    depth: int,  # passages a query
+    itself: Mapping[str, set[str]],  # query → passages that are the question itself
+) -> Run:
+    "The fused lists of all miners, without the passage that is the question."
+    more = depth + max(map(len, itself.values()), default=0)
+    runs = [without(miner.search(queries, more), itself) for miner in miners]
+    return fuse([{q: hits[:depth] for q, hits in run.items()} for run in runs], depth)
 
 
-# %% ../nbs/11_mine.ipynb #478d5f07
-def choose(
-    kept: Mapping[str, Run],  # miner → what its filters left
-    ledger: Sequence[Row],  # fates so far
-    wishes: Mapping[str, Wish],
-    *,
-    selection: str = "top",  # a key of `SELECTIONS`
-    seed: int = 0,
-) -> tuple[dict[str, Run], list[Row]]:  # miner → negatives; the ledger with the last fates
-    "Choose from each miner in turn what no other has chosen and no filter has removed."
-    if selection not in SELECTIONS:
-        raise ValueError(f"no selection {selection!r}; choose from {', '.join(SELECTIONS)}")
-    closed = {(row["query_id"], row["doc_id"]): f"{row['rule']} of {row['miner']}" for row in ledger if row["rule"]}
-    fate: dict[tuple[str, str, str], str] = {}
-    picks: dict[str, Run] = {name: {} for name in kept}
-    for name, run in kept.items():
-        for q, ranking in run.items():
-            free = [pair for pair in ranking if (q, pair[0]) not in closed]
-            picks[name][q] = SELECTIONS[selection](free, wishes[name].n, Random(f"{seed} {name} {q}"))
-            fate |= {(name, q, doc_id): closed.get((q, doc_id), "spare") for doc_id, _ in ranking}
-            fate |= {(name, q, doc_id): "chosen" for doc_id, _ in picks[name][q]}
-            closed |= {(q, doc_id): f"chosen of {name}" for doc_id, _ in picks[name][q]}
-    last = [row["rule"] or fate[row["miner"], row["query_id"], row["doc_id"]] for row in ledger]
-    return picks, [
-        row | {"rule": rule, "kept": rule == "spare" or rule.startswith("chosen")}
-        for row, rule in zip(ledger, last, strict=True)
-    ]
-
-
-# %% ../nbs/11_mine.ipynb #5a1fe327
-def build_groups(
-    qrels: Qrels,
-    picks: Mapping[str, Run],  # miner → negatives
-) -> list[Row]:
-    "Groups of positives and negatives; queries without negatives have none."
-    rows = []
-    for query_id, positives in qrels.items():
-        found = [(doc_id, name) for name, run in picks.items() for doc_id, _ in run.get(query_id, [])]
-        if found:
-            rows.append(
-                {
-                    "query_id": query_id,
-                    "doc_ids": [*positives, *(doc_id for doc_id, _ in found)],
-                    "labels": [1] * len(positives) + [0] * len(found),
-                    "miner": "+".join(picks),
-                    "sources": ["positive"] * len(positives) + [name for _, name in found],
-                }
-            )
-    return rows
-
-
-def candidate_rows(
-    run: Run,
-    qrels: Qrels,
-    name: Callable[[str], str] = str,  # id → id that is judged
-    miner: str = "bm25+dense",
-) -> list[Row]:
-    "A run as groups in rank order, with the judged grades as labels."
+# %% ../nbs/11_mine.ipynb #53674af6
+def candidate_rows(run: Run, qrels: Qrels, miner: str = "bm25+dense") -> list[Row]:
+    "A run as groups in rank order, with the judged grades of the whole passages as labels."
     return [
         {
             "query_id": q,
             "doc_ids": [d for d, _ in ranking],
             "miner": miner,
-            "labels": [qrels.get(q, {}).get(name(d), 0.0) for d, _ in ranking],
+            "labels": [qrels.get(q, {}).get(d, qrels.get(q, {}).get(parent(d), 0.0)) for d, _ in ranking],
         }
         for q, ranking in run.items()
         if ranking
     ]
 
 
-# %% ../nbs/11_mine.ipynb #d085fb97
+# %% ../nbs/11_mine.ipynb #e6344881
+def given_negatives(training: Training, miner: Miner, picks: Mapping[str, Run]) -> tuple[Run, list[Row]]:
+    "The negatives that came with the pairs, by a miner's score, without answers and what is picked already."
+    asked = [(q, doc_id) for q, docs in training.given.items() for doc_id in docs]
+    scores = miner.score([(training.queries[q], doc_id) for q, doc_id in asked]) if asked else np.zeros(0)
+    run: Run = {q: [] for q in training.given}
+    for (q, doc_id), score in zip(asked, scores, strict=True):
+        run[q].append((doc_id, round(float(score), 6)))
+    run = {q: sorted(ranking, key=lambda pair: (-pair[1], pair[0])) for q, ranking in run.items() if ranking}
+    positive = lowest_positive(miner, training.queries, training.train)
+    kept, rows = filter_run(run, answers=training.answers, positive=positive, itself=training.itself, miner="given")
+    taken = {
+        (q, doc_id): f"chosen of {name}"
+        for name, found in picks.items()
+        for q, ranking in found.items()
+        for doc_id, _ in ranking
+    }
+    chosen = {q: [pair for pair in ranking if (q, pair[0]) not in taken] for q, ranking in kept.items()}
+    return chosen, [
+        row | {"rule": row["rule"] or taken.get((row["query_id"], row["doc_id"]), "chosen")} for row in rows
+    ]
+
+
+# %% ../nbs/11_mine.ipynb #cc696081
+HARDLY = 0.1  # share of the training queries with a negative below which mining has failed
+
+
+# %% ../nbs/11_mine.ipynb #c76c3aba
+def mining_findings(
+    training: Training, groups: Sequence[Row], ledger: Iterable[Row], wishes: Mapping[str, Wish]
+) -> list[Finding]:
+    "Whether enough negatives came out, and what took the others."
+    n, wanted = len(training.train), sum(wish.n for wish in wishes.values())
+    got = sum(source != "positive" for group in groups for source in group["sources"])
+    took = Counter(row["rule"].split(" of ")[0] for row in ledger if not row["kept"])
+    rule, many = took.most_common(1)[0] if took else ("", 0)
+    facts = {"queries": n, "with negatives": len(groups), "negatives": got, "wanted": n * wanted, "refused": dict(took)}
+    if len(groups) >= 0.9 * n and got >= 0.5 * n * wanted:
+        return []
+    if not wanted:
+        remedy = "set n_bm25, n_dense or n_random above 0, or give negatives with the pairs"
+    elif rule in ("positive", "itself", ""):
+        remedy = "the corpus has too few passages that are no answers: add passages, or take fewer negatives"
+    else:
+        remedy = f"loosen the filter {rule!r}, or raise pool"
+    return [
+        Finding(
+            "negatives",
+            "stop" if len(groups) < HARDLY * n or not groups else "warn",
+            f"{len(groups)} of {n} training queries have a negative, {got} negatives of {n * wanted} wanted"
+            + (f"; {many} candidates were refused by {rule!r}" if rule else ""),
+            remedy,
+            facts,
+        )
+    ]
+
+
+# %% ../nbs/11_mine.ipynb #a6cbe836
+def count(
+    collection: Collection,
+    training: Training,
+    groups: Sequence[Row],
+    wishes: Mapping[str, Wish],
+    itself: Mapping[str, set[str]],  # of the evaluation queries
+) -> dict[str, Any]:
+    "Numbers for the report: what was mined, and what is missing."
+    got = Counter(source for group in groups for source in group["sources"])
+    shortage = {name: wish.n * len(training.train) - got[name] for name, wish in wishes.items()}
+    relevant = {q for q, docs in collection.qrels.items() if any(grade > 0 for grade in docs.values())}
+    return {
+        "passages": len(training.corpus),
+        "added by training": len(training.corpus) - training.n_eval,
+        "evaluation passages that are training positives": training.counts.get("shared", 0),
+        "training positives in the corpus": {k: v for k, v in training.counts.items() if k not in ("shared", "none")},
+        "train queries": len(training.train),
+        "dev queries": len(training.dev),
+        "train queries dropped, no negative": len(training.train) - len(groups),
+        "evaluation queries without judgement": len(collection.queries.keys() - collection.qrels.keys()),
+        "evaluation queries without a relevant passage": len(collection.qrels.keys() - relevant),
+        "questions that are passages": {"training": len(training.itself), "evaluation": len(itself)},
+        "negatives": {name: got[name] for name in (*wishes, "given") if got[name]},
+        "shortage": {name: short for name, short in shortage.items() if short > 0},
+    }
+
+
+# %% ../nbs/11_mine.ipynb #19308cd1
 def fates(ledger: Iterable[Row]) -> pd.DataFrame:  # miners as rows, fates as columns
     "How many candidates each rule took."
     frame = pd.DataFrame(ledger, columns=["miner", "rule"])
     return pd.crosstab(frame["miner"], frame["rule"])
 
 
+# %% ../nbs/11_mine.ipynb #3408917d
 def group_table(
     groups: Sequence[Row],
     queries: Mapping[str, str],
@@ -462,6 +202,7 @@ def group_table(
     return pd.DataFrame(rows, columns=["query", "source", "passage"])
 
 
+# %% ../nbs/11_mine.ipynb #25e4dd3e
 def plot_margins(ledger: Iterable[Row], miner: str = "dense") -> "Figure":
     "Candidates by their distance to the positive: what stands right of 0 beats it and may be an unlabelled answer."
     import matplotlib.pyplot as plt
@@ -481,7 +222,7 @@ def plot_margins(ledger: Iterable[Row], miner: str = "dense") -> "Figure":
     return figure
 
 
-# %% ../nbs/11_mine.ipynb #c60511e6
+# %% ../nbs/11_mine.ipynb #64d8d1b6
 @dataclass(frozen=True)
 class Mined:
     "What this stage writes."
@@ -492,8 +233,37 @@ class Mined:
     candidates_dev: list[Row]
     candidates_test: list[Row]
     counts: dict[str, Any]  # passages, queries, shortage and what else a report should say
+    findings: list[Finding]
 
 
+# %% ../nbs/11_mine.ipynb #5a63acef
+def mine_groups(
+    training: Training,
+    miners: Mapping[str, Miner],
+    wishes: Mapping[str, Wish],
+    *,
+    pool: int = 30,
+    selection: str = "top",
+    seed: int = 0,
+) -> tuple[list[Row], list[Row]]:  # groups; the ledger
+    "Groups for training, with the negatives that the miners find and those that came with the pairs."
+    picks, ledger = mine_negatives(
+        miners,
+        wishes,
+        training.queries,
+        training.train,
+        answers=training.answers,
+        itself=training.itself,
+        pool=pool,
+        selection=selection,
+        seed=seed,
+    )
+    given, rows = given_negatives(training, miners["dense"], picks)
+    picks |= {"given": given} if any(given.values()) else {}
+    return build_groups(training.train, picks, training.components), ledger + rows
+
+
+# %% ../nbs/11_mine.ipynb #0a85d269
 def mine(
     collection: Collection,  # the evaluation
     training: Training,
@@ -508,78 +278,24 @@ def mine(
     seed: int = 0,
 ) -> Mined:
     "Groups for training and candidates for reranking, mined with BM25 and the untrained student."
-    doc_ids, n, embed = list(training.corpus), training.n_eval, query_embedder(model, batch_size)
-    bars, passages = not os.environ.get("TQDM_DISABLE"), list(training.corpus.values())
-    doc_emb = encode(model, passages, batch_size=batch_size, progress=bars)
-    bm25, dense = bm25_miner(training.corpus, tokenize), dense_miner(embed, doc_ids, doc_emb)
+    corpus, n, embed = training.corpus, training.n_eval, query_embedder(model, batch_size)
+    doc_ids, bars = list(corpus), not os.environ.get("TQDM_DISABLE")
+    doc_emb = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
+    bm25, dense = bm25_miner(corpus, tokenize), dense_miner(embed, doc_ids, doc_emb)
     miners = {"bm25": bm25, "dense": dense, "random": random_miner(doc_ids, seed)}
-    picks, ledger = mine_negatives(
-        miners,
-        wishes,
-        training.queries,
-        training.train,
-        answers=training.answers,
-        pool=pool,
-        selection=selection,
-        seed=seed,
-    )
-    given, rows = given_negatives(training, dense, picks)
-    groups = build_groups(training.train, picks | ({"given": given} if any(given.values()) else {}))
-    dev = {q: training.queries[q] for q in training.dev}
-    found_dev = fuse([bm25.search(dev, depth), dense.search(dev, depth)], depth)
-    # evaluation queries search the evaluation's passages only: what training added is not theirs to find
-    bm25 = bm25_miner({doc_id: training.corpus[doc_id] for doc_id in doc_ids[:n]}, tokenize)
-    dense = dense_miner(embed, doc_ids[:n], doc_emb[:n])
-    test = {q: text for q, text in collection.queries.items() if q in collection.qrels}
-    found_test = fuse([bm25.search(test, depth), dense.search(test, depth)], depth)
-    name = str if doc_ids[0] in collection.corpus else parent
+    groups, ledger = mine_groups(training, miners, wishes, pool=pool, selection=selection, seed=seed)
+    on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, training.itself)
+    theirs = {doc_id: corpus[doc_id] for doc_id in doc_ids[:n]}
+    searchers = [bm25_miner(theirs, tokenize), dense_miner(embed, doc_ids[:n], doc_emb[:n])]
+    asked = {q: collection.queries[q] for q, docs in collection.qrels.items() if any(g > 0 for g in docs.values())}
+    itself = self_matches(asked, collection)
+    on_test = candidates(searchers, asked, depth, itself)
     return Mined(
         training,
         groups,
-        ledger + rows,
-        candidate_rows(found_dev, training.dev),
-        candidate_rows(found_test, collection.qrels, name),
-        count(collection, training, groups, wishes),
+        ledger,
+        candidate_rows(on_dev, training.dev),
+        candidate_rows(on_test, collection.qrels),
+        count(collection, training, groups, wishes, itself),
+        mining_findings(training, groups, ledger, wishes),
     )
-
-
-# %% ../nbs/11_mine.ipynb #34b6279c
-def given_negatives(training: Training, miner: Miner, picks: Mapping[str, Run]) -> tuple[Run, list[Row]]:
-    "The negatives that came with the pairs, by a miner's score, without answers and what is picked already."
-    asked = [(q, doc_id) for q, docs in training.given.items() for doc_id in docs]
-    scores = miner.score([(training.queries[q], doc_id) for q, doc_id in asked]) if asked else np.zeros(0)
-    run: Run = {q: [] for q in training.given}
-    for (q, doc_id), score in zip(asked, scores, strict=True):
-        run[q].append((doc_id, round(float(score), 6)))
-    run = {q: sorted(ranking, key=lambda pair: (-pair[1], pair[0])) for q, ranking in run.items() if ranking}
-    positive = lowest_positive(miner, training.queries, training.train)
-    kept, rows = filter_run(run, answers=training.answers, positive=positive, miner="given")
-    taken = {
-        (q, doc_id): f"chosen of {name}"
-        for name, found in picks.items()
-        for q, ranking in found.items()
-        for doc_id, _ in ranking
-    }
-    chosen = {q: [pair for pair in ranking if (q, pair[0]) not in taken] for q, ranking in kept.items()}
-    return chosen, [
-        row | {"rule": row["rule"] or taken.get((row["query_id"], row["doc_id"]), "chosen")} for row in rows
-    ]
-
-
-def count(
-    collection: Collection, training: Training, groups: Sequence[Row], wishes: Mapping[str, Wish]
-) -> dict[str, Any]:
-    "Numbers for the report: what was mined, and what is missing."
-    got = Counter(source for group in groups for source in group["sources"])
-    shortage = {name: wish.n * len(training.train) - got[name] for name, wish in wishes.items()}
-    return {
-        "passages": len(training.corpus),
-        "added by training": len(training.corpus) - training.n_eval,
-        "evaluation passages that are training positives": training.n_shared,
-        "train queries": len(training.train),
-        "dev queries": len(training.dev),
-        "train queries dropped, no negative": len(training.train) - len(groups),
-        "evaluation queries without judgement": len(collection.queries.keys() - collection.qrels.keys()),
-        "negatives": {name: got[name] for name in (*wishes, "given") if got[name]},
-        "shortage": {name: short for name, short in shortage.items() if short > 0},
-    }

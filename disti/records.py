@@ -18,6 +18,7 @@ __all__ = [
     "choose",
     "json_lines",
     "parquet_rows",
+    "numbered_rows",
     "read_rows",
     "need",
     "replacing",
@@ -58,12 +59,19 @@ from typing import Any, TypeVar
 # %% ../nbs/00_records.ipynb #766d9d9a
 Row = dict[str, Any]
 
-# %% ../nbs/00_records.ipynb #97fe7c95
+# %% ../nbs/00_records.ipynb #55f5f25d
 KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "corpus": {"_id": str, "text": str, "title?": str},
     "queries": {"_id": str, "text": str},
     "relevance": {"query-id": str, "corpus-id": str, "score": (int, float)},
-    "finetune": {"anchor": str, "positive": str, "negatives?": list, "group?": str},
+    "finetune": {
+        "anchor": str,
+        "positive?": str,  # or, of the corpus,
+        "positive_id?": str,
+        "negatives?": list,
+        "negative_ids?": list,
+        "group?": str,
+    },
     "run": {"query_id": str, "doc_id": str, "rank": int, "score": (int, float)},
     "group": {"query_id": str, "doc_ids": list, "labels": list, "miner": str},
     "ledger": {"query_id": str, "doc_id": str, "rank": int, "score": (int, float), "kept": bool, "rule": str},
@@ -118,7 +126,7 @@ def contract(kind: str) -> dict[str, type | tuple[type, ...]]:
     return KINDS[kind]
 
 
-# %% ../nbs/00_records.ipynb #9eaf7abe
+# %% ../nbs/00_records.ipynb #25b75004
 def row_name(row: Row) -> str:
     "How an error names a row: its first id."
     return next((f"{key} {str(row[key])[:60]!r}" for key in ID_KEYS if key in row), "no id")
@@ -137,6 +145,8 @@ def row_fault(row: Any, kind: str) -> str:  # what is wrong, or ""
                 f"key {key!r} is missing (keys: {', '.join(row) or 'none'}); a {kind} row has {', '.join(KINDS[kind])}"
             )
         value = row[key]
+        if value is None and optional:
+            continue
         if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
             wanted = "number" if types == (int, float) else getattr(types, "__name__", str(types))
             return f"{key!r} must be {wanted}, got {type(value).__name__} {str(value)[:40]!r}"
@@ -144,16 +154,17 @@ def row_fault(row: Any, kind: str) -> str:  # what is wrong, or ""
     return "" if len(set(lengths.values())) < 2 else f"parallel lists differ in length: {lengths}"
 
 
-# %% ../nbs/00_records.ipynb #2dc43356
+# %% ../nbs/00_records.ipynb #e66a498e
 def check_rows(
     rows: Iterable[Row],
     kind: str,  # a key of `KINDS`
     source: str | Path = "rows",  # file named in the error
+    lines: Sequence[int] = (),  # line of each row in it; (): 1, 2, ...
 ) -> list[Row]:  # the same rows
     "Check every row against its contract; ids of corpus and queries must be unique and not blank."
     seen: dict[str, int] = {}
     rows = list(rows)
-    for line, row in enumerate(rows, 1):
+    for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         if fault := row_fault(row, kind):
             raise RowError(f"{source}, line {line}, {row_name(row) if isinstance(row, dict) else 'no id'}: {fault}")
         if kind in ("corpus", "queries"):
@@ -210,33 +221,28 @@ def parquet_rows(path: Path) -> list[Row]:
     return [{key: value for key, value in row.items() if value is not None} for row in read_table(path).to_pylist()]
 
 
-# %% ../nbs/00_records.ipynb #b6143acc
-def read_rows(
+# %% ../nbs/00_records.ipynb #4799b043
+def numbered_rows(
     path: str | Path,  # .jsonl or .parquet
     kind: str = "",  # check against this contract
-) -> list[Row]:
+) -> tuple[list[int], list[Row]]:  # line of each row; the rows
     "Read a file of rows; with a kind, an empty file or a row that breaks the contract is an error."
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
             f"no file {path}" + (f"; expected {kind} rows: {', '.join(contract(kind))}" if kind else "")
         )
-    if path.suffix == ".parquet":
-        rows, lines = parquet_rows(path), None
-    else:
-        pairs = list(json_lines(path))
-        rows, lines = [row for _, row in pairs], [line for line, _ in pairs]
-    if not kind:
-        return rows
-    if not rows:
+    pairs = list(enumerate(parquet_rows(path), 1) if path.suffix == ".parquet" else json_lines(path))
+    lines, rows = [line for line, _ in pairs], [row for _, row in pairs]
+    if kind and not rows:
         raise RowError(f"{path} holds no rows; a {kind} file needs at least one, with {', '.join(contract(kind))}")
-    try:
-        return check_rows(rows, kind, path)
-    except RowError as error:  # count the blank lines that the check has not seen
-        if lines is None or lines == list(range(1, len(lines) + 1)):
-            raise
-        at = int(str(error).removeprefix(f"{path}, line ").split(",")[0].split(":")[0])
-        raise RowError(str(error).replace(f", line {at}", f", line {lines[at - 1]}", 1)) from None
+    return lines, check_rows(rows, kind, path, lines) if kind else rows
+
+
+# %% ../nbs/00_records.ipynb #0656b843
+def read_rows(path: str | Path, kind: str = "") -> list[Row]:
+    "The rows of a file, as `numbered_rows` reads them."
+    return numbered_rows(path, kind)[1]
 
 
 # %% ../nbs/00_records.ipynb #1dde9362

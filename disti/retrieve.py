@@ -292,7 +292,7 @@ def max_passage(
     return folded
 
 
-# %% ../nbs/04_retrieve.ipynb #efad0f31
+# %% ../nbs/04_retrieve.ipynb #172213e2
 def shrink(
     collection: Collection,
     n_queries: int = 0,  # judged queries to keep, sampled; 0: all, judged or not
@@ -310,4 +310,5 @@ def shrink(
         {d: text for d, text in collection.corpus.items() if d in kept},
         {q: collection.queries[q] for q in queries},
         qrels,
+        {d: title for d, title in collection.titles.items() if d in kept},
     )

@@ -33,12 +33,13 @@ import yaml
 
 from .audit import audit, check_gate, check_verdicts, verdicts
 from .calibrate import normalised
-from .data import Qrels, fold_of, texts, to_qrels
+from .data import Qrels, texts, to_qrels
 from .ensemble import Mixture, ensemble, fit_ensemble, mean_of
 from .metrics import ndcg10
 from .models import Precision
 from .records import Row, RowError, need, read_rows
 from .scorers import Pair, Scorer, embedding_scorer
+from .split import fold_of
 from .store import score_on
 
 
@@ -92,7 +93,7 @@ def score_out_of_fold(
     "Score each training query with the teacher that has not seen it."
     scored: dict[str, Row] = {}
     for k, scorer in enumerate(folds):
-        mine = [group for group in groups if fold_of(group["query_id"], len(folds), seed) == k]
+        mine = [group for group in groups if fold_of(group, len(folds), seed) == k]
         scored.update((row["query_id"], row) for row in score_groups(scorer, mine, queries, corpus))
     return [scored[group["query_id"]] for group in groups]
 
@@ -182,7 +183,7 @@ def score_ahead(
 ) -> None:
     "Score all candidates on several devices at once."
     for k, (kind, name) in enumerate(made_of):
-        mine = [group for group in found.groups["train"] if fold_of(group["query_id"], len(made_of), seed) == k]
+        mine = [group for group in found.groups["train"] if fold_of(group, len(made_of), seed) == k]
         pairs = pairs_of([*mine, *found.groups["dev"], *found.groups["test"]], found.queries, found.corpus)
         score_on(devices, kind, name, pairs, store, options, commit_pairs=commit_pairs)
 
@@ -250,7 +251,7 @@ def score_teacher(
         "dev": on_dev["teacher"],
         "test": score_groups(teacher, groups["test"], queries, corpus),
     }
-    parts = {row["query_id"]: str(fold_of(row["query_id"], len(folds), seed)) for row in groups["train"]}
+    parts = {row["query_id"]: str(fold_of(row, len(folds), seed)) for row in groups["train"]}
     late = verdicts(scored["train"], "train: teacher", scale=teacher.scale, part_of=parts)
     check_verdicts(late, gate)
     lines = [audit(rows, f"dev: {name}") for name, rows in on_dev.items()]

@@ -29,11 +29,12 @@ import pandas as pd
 from sentence_transformers import CrossEncoder
 
 from .adapters import add_lora, check_merge, merge_adapter
-from .data import Qrels, fold_of
+from .data import Qrels
 from .metrics import mean_measures, measure
 from .models import Precision, autocast, new_cross_encoder
 from .objective import list_rows, options_for, parse_mix, sample_negatives
 from .records import Row, replacing
+from .split import fold_of
 from .training import Fit, best_dev, fit
 
 
@@ -49,7 +50,7 @@ def training_groups(
     "The groups that a fold's teacher may see."
     if not -1 <= fold < n_folds:
         raise ValueError(f"no fold {fold} of {n_folds}; choose 0 to {n_folds - 1}, or -1 to hold out none")
-    seen = [group for group in groups if fold < 0 or fold_of(group["query_id"], n_folds, seed) != fold]
+    seen = [group for group in groups if fold < 0 or fold_of(group, n_folds, seed) != fold]
     if not seen:
         raise ValueError(
             f"fold {fold} of {n_folds} leaves no query of {len(groups)} to train on; mine more queries or use fold=-1"
