@@ -40,8 +40,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .data import load_collection, load_finetune
+from .data import load_collection
 from .findings import SEVERITIES, Finding, plain
+from .pairs import load_finetune
 from .recipe import Recipe, data_files, general_files, made_from, main_student, read_recipe, resolve_recipe, value
 from .records import at, choose, file_hash, project_root, read_rows
 
@@ -91,8 +92,7 @@ def wrong_rows(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("rows", "stop", str(error), "mend the row")
     if not wrong and all(file.exists() for file in files):
         try:
-            load_collection(files[0].parent)
-            load_finetune(files[3])
+            load_finetune(files[3], load_collection(files[0].parent))
         except ValueError as error:
             yield Finding("rows", "stop", str(error), "mend the row")
 

@@ -62,10 +62,10 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor
 
-from .data import normal
 from .losses import LOSSES, effective_list_size, reachable_margin
 from .models import encode
 from .objective import Seen, gradient_shares, parse, term_value
+from .pairs import identity
 from .records import Row
 from .training import Fit
 
@@ -189,7 +189,7 @@ def duplicates(plan: Plan) -> Iterator[Finding]:
     "The same passage twice in a list."
 
     def repeated(row: Row) -> bool:
-        names = [normal(text) or text for text in row["passages"]]
+        names = [identity(text) for text in row["passages"]]
         return len(set(names)) < len(names) or len(set(row.get("doc_ids", names))) < len(names)
 
     found = sum(repeated(row) for row in plan.rows)
@@ -209,7 +209,7 @@ def false_negatives(plan: Plan) -> Iterator[Finding]:
     negatives: dict[str, set[str]] = defaultdict(set)
     for row in plan.rows:
         for side, kept in zip(sides(row), (positives, negatives), strict=True):
-            kept[normal(row["query"])] |= {normal(row["passages"][i]) or row["passages"][i] for i in side}
+            kept[identity(row["query"])] |= {identity(row["passages"][i]) for i in side}
     found = sum(bool(positives[query] & negatives[query]) for query in positives)
     if found:
         yield Finding(

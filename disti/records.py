@@ -8,10 +8,12 @@ __all__ = [
     "KINDS",
     "PARALLEL",
     "ID_KEYS",
+    "RULES",
     "PACKAGES",
     "Number",
     "RowError",
     "contract",
+    "pair_fault",
     "row_name",
     "row_fault",
     "check_rows",
@@ -40,7 +42,7 @@ __all__ = [
     "read_numbers",
 ]
 
-# %% ../nbs/00_records.ipynb #026ebb2c
+# %% ../nbs/00_records.ipynb #6751a686
 import hashlib
 import json
 import os
@@ -48,7 +50,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -126,7 +128,22 @@ def contract(kind: str) -> dict[str, type | tuple[type, ...]]:
     return KINDS[kind]
 
 
-# %% ../nbs/00_records.ipynb #25b75004
+# %% ../nbs/00_records.ipynb #c5e7907b
+def pair_fault(row: Row) -> str:
+    "A training pair has a question and one answer, written out or named by id."
+    given = [key for key in ("positive", "positive_id") if row.get(key) is not None]
+    if len(given) != 1:
+        return f"a pair has 'positive' (a text) or 'positive_id' (an id of the corpus), got {len(given)}"
+    blank = [key for key in ("anchor", *given) if not row[key].strip()]
+    if blank or not all(isinstance(text, str) and text.strip() for text in row.get("negatives") or []):
+        return f"{blank[0] if blank else 'negatives'!r} is blank or no text; every text of a pair has words"
+    return ""
+
+
+RULES: dict[str, Callable[[Row], str]] = {"finetune": pair_fault}  # what types do not say
+
+
+# %% ../nbs/00_records.ipynb #32295020
 def row_name(row: Row) -> str:
     "How an error names a row: its first id."
     return next((f"{key} {str(row[key])[:60]!r}" for key in ID_KEYS if key in row), "no id")
@@ -151,7 +168,9 @@ def row_fault(row: Any, kind: str) -> str:  # what is wrong, or ""
             wanted = "number" if types == (int, float) else getattr(types, "__name__", str(types))
             return f"{key!r} must be {wanted}, got {type(value).__name__} {str(value)[:40]!r}"
     lengths = {key: len(row[key]) for key in PARALLEL if isinstance(row.get(key), list)}
-    return "" if len(set(lengths.values())) < 2 else f"parallel lists differ in length: {lengths}"
+    if len(set(lengths.values())) > 1:
+        return f"parallel lists differ in length: {lengths}"
+    return RULES[kind](row) if kind in RULES else ""
 
 
 # %% ../nbs/00_records.ipynb #e66a498e
