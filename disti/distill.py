@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from .lint import Finding, stop_on, teacher_auc
+from .doubts import teacher_auc
+from .findings import Finding, stop_on
 from .losses import auto_temperature, effective_list_size
 from .models import load_student
 from .objective import list_rows, options_for, parse_mix, sample_negatives

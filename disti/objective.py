@@ -23,6 +23,7 @@ __all__ = [
     "lacks",
     "parse",
     "merged",
+    "embedded",
     "list_scores",
     "scored",
     "known_by_name",
@@ -30,6 +31,8 @@ __all__ = [
     "Seen",
     "roles",
     "term_value",
+    "weighted_terms",
+    "pulled",
     "gradient_shares",
     "DistillLoss",
     "look",
@@ -344,7 +347,20 @@ def merged(terms: Sequence[Term]) -> list[Term]:
     return list(found.values())
 
 
-# %% ../nbs/07b_objective.ipynb #923bfed8
+# %% ../nbs/07b_objective.ipynb #04f1fd31
+def embedded(
+    model: SentenceTransformer,
+    rows: Sequence[Row],  # of `list_rows`
+) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:  # queries [b, d], distinct passages [p, d], places of each list's
+    "A student's embeddings of lists, float32; a passage of several lists is encoded once."
+    texts = sorted({text for row in rows for text in row["passages"]})
+    at = {text: i for i, text in enumerate(texts)}
+    queries = encode(model, [row["query"] for row in rows], kind="query", precision="fp32")
+    passages = encode(model, texts, precision="fp32")
+    return queries, passages, [[at[text] for text in row["passages"]] for row in rows]
+
+
+# %% ../nbs/07b_objective.ipynb #ff56eef2
 FIX_SAMPLE = 512  # lists
 
 
@@ -357,10 +373,8 @@ def list_scores(
         pairs = [(row["query"], text) for row in rows for text in row["passages"]]
         found = np.asarray(model.predict(pairs, activation_fn=nn.Identity(), show_progress_bar=False), dtype=np.float32)
         return np.split(found, np.cumsum([len(row["passages"]) for row in rows])[:-1])
-    passages = sorted({text for row in rows for text in row["passages"]})
-    at, vectors = {text: i for i, text in enumerate(passages)}, encode(model, passages, precision="fp32")
-    queries = encode(model, [row["query"] for row in rows], kind="query", precision="fp32")
-    return [vectors[[at[text] for text in row["passages"]]] @ query for row, query in zip(rows, queries, strict=True)]
+    queries, passages, places = embedded(model, rows)
+    return [passages[place] @ query for query, place in zip(queries, places, strict=True)]
 
 
 # %% ../nbs/07b_objective.ipynb #23d67aab
@@ -429,6 +443,22 @@ def term_value(term: Term, seen: Seen) -> Tensor:  # before its weight
     return function(seen.own, labels["scores"], labels["labels"], mask=labels["mask"], **given)
 
 
+# %% ../nbs/07b_objective.ipynb #c91fb764
+def weighted_terms(
+    objective: Objective,
+    seen: Sequence[Seen],  # the same batch at one or several lengths of the embedding
+) -> dict[str, Tensor]:  # loss → weight times value, the mean over the lengths
+    "The terms of an objective on a batch."
+    values = {term: torch.stack([term_value(term, each) for each in seen]).mean() for term in objective.terms}
+    return {term.name: term.weight * value for term, value in values.items()}
+
+
+def pulled(objective: Objective, seen: Sequence[Seen], query: Tensor, passages: Tensor) -> list[Tensor]:
+    "What the terms pull at: the scores, or the embeddings when some term is over them."
+    over = {term.loss.over for term in objective.terms}
+    return [query, passages] if "embeddings" in over else [each.every for each in seen if each.every is not None]
+
+
 # %% ../nbs/07b_objective.ipynb #4a8df24b
 def gradient_shares(
     terms: Mapping[str, Tensor],  # weighted, before backward
@@ -443,7 +473,7 @@ def gradient_shares(
     return {name: norm / total for name, norm in norms.items()}
 
 
-# %% ../nbs/07b_objective.ipynb #d40a561a
+# %% ../nbs/07b_objective.ipynb #dad01661
 class DistillLoss(nn.Module):
     "From a batch of `ListCollator` to the weighted terms of an objective, in anyone's SentenceTransformerTrainer."
 
@@ -470,12 +500,8 @@ class DistillLoss(nn.Module):
         query, passages = self.embed(features[0]), torch.cat([self.embed(part) for part in features[1:]])
         with torch.autocast(query.device.type, enabled=False):
             seen = [look(query[:, :size], passages[:, :size], labels) for size in self.dims or (query.shape[1],)]
-            terms = {
-                term.name: term.weight * torch.stack([term_value(term, each) for each in seen]).mean()
-                for term in self.objective.terms
-            }
-        over = {term.loss.over for term in self.objective.terms}
-        at = [query, passages] if "embeddings" in over else [each.every for each in seen if each.every is not None]
+            terms = weighted_terms(self.objective, seen)
+        at = pulled(self.objective, seen, query, passages)
         self.shares = self.shares if self.shares is None else told_shares(terms, at)
         return terms
 
@@ -493,7 +519,7 @@ def told_shares(terms: Mapping[str, Tensor], at: Sequence[Tensor]) -> dict[str, 
     return {name: round(share, 4) for name, share in gradient_shares(terms, at).items()}
 
 
-# %% ../nbs/07b_objective.ipynb #16b166f1
+# %% ../nbs/07b_objective.ipynb #8ddb0b87
 class RerankLoss(nn.Module):
     "From a batch of `PairCollator` to the weighted terms of an objective, on logits."
 
@@ -512,8 +538,7 @@ class RerankLoss(nn.Module):
     ) -> dict[str, Tensor]:
         "Weighted terms over the lists."
         logits = torch.cat([self.model(dict(part))["scores"].float().view(-1) for part in features])[labels["index"]]
-        seen = Seen(labels, logits)
-        terms = {term.name: term.weight * term_value(term, seen) for term in self.objective.terms}
+        terms = weighted_terms(self.objective, [Seen(labels, logits)])
         self.shares = self.shares if self.shares is None else told_shares(terms, [logits])
         return terms
 
