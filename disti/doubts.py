@@ -10,7 +10,6 @@ __all__ = [
     "missing_scores",
     "one_sided_lists",
     "small_batch",
-    "named",
     "duplicates",
     "false_negatives",
     "teacher_auc",
@@ -32,7 +31,6 @@ from typing import Any
 
 import numpy as np
 
-from .data import normal
 from .findings import Finding
 from .losses import effective_list_size
 from .objective import Objective, Term, scored
@@ -119,17 +117,12 @@ def small_batch(plan: Plan) -> Iterator[Finding]:
 
 
 # %% ../nbs/07f_doubts.ipynb #c29191cc
-def named(text: str) -> str:
-    "What a text is known by when copies are looked for."
-    return normal(text) or text
-
-
 def duplicates(plan: Plan) -> Iterator[Finding]:
     "The same passage twice in a list."
     found = sum(
         len(set(names)) < len(names)
         for row in plan.rows
-        for names in [[named(text) for text in row["passages"]]]
+        for names in [[identity(text) for text in row["passages"]]]
     )  # fmt: skip
     if found:
         yield Finding(
@@ -147,7 +140,7 @@ def false_negatives(plan: Plan) -> Iterator[Finding]:
     sides: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for row in plan.rows:
         for text, label in zip(row["passages"], row["labels"], strict=False):
-            sides[named(row["query"])][label <= 0].add(named(text))
+            sides[identity(row["query"])][label <= 0].add(identity(text))
     found = sum(bool(positives & negatives) for positives, negatives in sides.values())
     if found:
         yield Finding(

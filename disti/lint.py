@@ -37,18 +37,11 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-<<<<<<< HEAD
-from .losses import LOSSES, effective_list_size, reachable_margin
-from .models import encode
-from .objective import Seen, gradient_shares, parse, term_value
-from .pairs import identity
-=======
 from . import doubts
 from .batches import padded
 from .doubts import Plan
 from .findings import Finding, stop_on  # noqa: F401
 from .objective import Objective, Seen, embedded, gradient_shares, list_scores, look, parse, pulled, weighted_terms
->>>>>>> 736daa7 (Lint in two notebooks, reading what the losses say of themselves)
 from .records import Row
 
 # %% ../nbs/07j_lint.ipynb #d792969d
@@ -106,172 +99,6 @@ def first_shares(plan: Plan) -> dict[str, float]:  # loss → share of the gradi
     return gradient_shares(made, at)
 
 
-<<<<<<< HEAD
-# %% ../nbs/07f_lint.ipynb #6320bd54
-def sides(row: Row) -> tuple[list[int], list[int]]:
-    "Positions of a list's positives and negatives."
-    places = range(min(len(row["labels"]), len(row["passages"])))
-    return [i for i in places if row["labels"][i] > 0], [i for i in places if row["labels"][i] <= 0]
-
-
-def one_sided_lists(plan: Plan) -> Iterator[Finding]:
-    "Lists without a positive, without a negative, or with one candidate, where the objective needs them."
-    batch = plan.settings.batch_size if plan.settings else 0
-    alone = IN_BATCH if isinstance(plan.model, CrossEncoder) else ()  # it has no negatives but a list's own
-    for what, losses, side in (("positive", NEED_POSITIVE, 0), ("negative", (*NEED_NEGATIVE, *alone), 1)):
-        lacking = sum(not sides(row)[side] for row in plan.rows)
-        if lacking and (found := plan.uses(losses)):
-            yield Finding(
-                "one-sided lists",
-                "stop" if lacking == len(plan.rows) else "warn",
-                f"{lacking} of {len(plan.rows)} lists have no {what}, which {', '.join(found)} needs",
-                f"mine more {what}s, or leave these lists out" if side else "leave these lists out, or distil with kl",
-                {"lists": lacking, "of": len(plan.rows)},
-            )
-    bare = sum(not sides(row)[1] for row in plan.rows)
-    if batch == 1 and bare and (found := plan.uses(IN_BATCH)):
-        yield Finding(
-            "small batch",
-            "stop",
-            f"a batch of 1 list without negatives leaves {found[0]} nothing to compare: {bare} lists have none",
-            "raise batch_size, or mine negatives",
-            {"lists": bare, "batch_size": 1},
-        )
-
-
-# %% ../nbs/07f_lint.ipynb #fe825cdc
-def duplicates(plan: Plan) -> Iterator[Finding]:
-    "The same passage twice in a list."
-
-    def repeated(row: Row) -> bool:
-        names = [identity(text) for text in row["passages"]]
-        return len(set(names)) < len(names) or len(set(row.get("doc_ids", names))) < len(names)
-
-    found = sum(repeated(row) for row in plan.rows)
-    if found:
-        yield Finding(
-            "duplicates",
-            "warn",
-            f"{found} of {len(plan.rows)} lists hold a passage twice",
-            "remove copies when mining: they count twice in every softmax",
-            {"lists": found, "of": len(plan.rows)},
-        )
-
-
-def false_negatives(plan: Plan) -> Iterator[Finding]:
-    "Positives of a query that stand among its negatives, in any of its lists."
-    positives: dict[str, set[str]] = defaultdict(set)
-    negatives: dict[str, set[str]] = defaultdict(set)
-    for row in plan.rows:
-        for side, kept in zip(sides(row), (positives, negatives), strict=True):
-            kept[identity(row["query"])] |= {identity(row["passages"][i]) for i in side}
-    found = sum(bool(positives[query] & negatives[query]) for query in positives)
-    if found:
-        yield Finding(
-            "false negatives",
-            "stop" if found > 0.05 * len(positives) else "warn",
-            f"{found} of {len(positives)} queries have a positive among their negatives",
-            "mine again: the miner must know all positives and their copies",
-            {"queries": found, "of": len(positives)},
-        )
-
-
-# %% ../nbs/07f_lint.ipynb #03ad686b
-def teacher_auc(rows: Sequence[Row]) -> tuple[float, float, int]:  # mean over lists, its standard error, lists
-    "Share of positive-negative pairs that the teacher orders as the labels do."
-    shares = []
-    for row in rows:
-        positives, negatives = ([row["scores"][i] for i in side] for side in sides(row))
-        if positives and negatives:
-            shares.append(float(np.mean([0.5 * ((p > n) + (p >= n)) for p in positives for n in negatives])))
-    error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
-    return (float(np.mean(shares)) if shares else math.nan), error, len(shares)
-
-
-def contradiction(plan: Plan) -> Iterator[Finding]:
-    "A teacher that orders positives below negatives."
-    auc, error, lists = teacher_auc([row for row in plan.rows if scored(row)])
-    if plan.uses(READ_TEACHER) and lists >= 10 and auc < 0.5:
-        yield Finding(
-            "labels against teacher",
-            "stop" if auc + 2 * error < 0.5 else "warn",
-            f"the teacher orders {auc:.0%} ± {error:.0%} of {lists} lists' positive-negative pairs as the labels do",
-            "look for swapped columns, a reversed score (a distance?), labels of another order",
-            {"auc": auc, "error": error, "lists": lists},
-        )
-
-
-# %% ../nbs/07f_lint.ipynb #64b51ab2
-def constant_scores(plan: Plan) -> Iterator[Finding]:
-    "Lists that the teacher gives one score throughout."
-    lists = [row["scores"] for row in plan.rows if scored(row) and len(row["passages"]) > 1]
-    flat = sum(max(scores) - min(scores) < 1e-6 for scores in lists)
-    if plan.uses(READ_TEACHER) and flat > 0.05 * len(lists):
-        yield Finding(
-            "constant scores",
-            "stop" if flat > 0.5 * len(lists) else "warn",
-            f"in {flat} of {len(lists)} lists all teacher scores are the same",
-            "check the teacher: is its head trained, are its texts empty or cut off?",
-            {"lists": flat, "of": len(lists)},
-        )
-
-
-def degenerate_temperature(plan: Plan) -> Iterator[Finding]:
-    "Teacher distributions that are all one-hot or all uniform."
-    lists = [row["scores"] for row in plan.rows if scored(row) and np.ptp(row["scores"]) > 1e-6]
-    for name in plan.uses(("kl", "list_net")) if lists else ():
-        tau = float(plan.option(name, "tau_teacher", 1.0))
-        squash = plan.option(name, "probability", False)
-        t = [[1 / (1 + math.exp(-score)) if squash else score for score in scores] for scores in lists]
-        size, n = effective_list_size(t, tau).numpy(), np.array([len(scores) for scores in lists])
-        hot, even = float((size < 1.05).mean()), float((size > 0.98 * n).mean())
-        if max(hot, even) >= 0.9:
-            yield Finding(
-                "temperature",
-                "warn",
-                f"at temperature {tau:g} the teacher of {name} is "
-                f"{'one-hot' if hot > even else 'uniform'} in {max(hot, even):.0%} of the lists (median effective size "
-                f"{np.median(size):.2f} of {np.median(n):g})",
-                "choose tau_teacher with auto_temperature" if name == "kl" else "use kl, which has a temperature",
-                {"tau": tau, "one_hot": hot, "uniform": even},
-            )
-
-
-# %% ../nbs/07f_lint.ipynb #abac7663
-def scale_mismatch(plan: Plan) -> Iterator[Finding]:
-    "Teacher scores on a scale that cosines cannot follow."
-    rows = [row for row in plan.rows if scored(row)]
-    if isinstance(plan.model, CrossEncoder) or not rows:
-        return
-    scale = plan.option("margin_mse", "scale")
-    gaps = [abs(row["scores"][i] - row["scores"][j]) for row in rows for i in sides(row)[0] for j in sides(row)[1]]
-    if plan.uses(["margin_mse"]) and scale is not None and gaps:
-        wanted = float(abs(scale) * np.quantile(gaps, 0.95))
-        if wanted > 2 or wanted < 0.01:
-            yield Finding(
-                "scale",
-                "stop" if wanted > 2 else "warn",
-                f"margin_mse with scale {scale:g} asks for margins up to "
-                f"{wanted:.3g} (95th percentile); cosines can differ by 2",
-                "take the scale from margin_scale, or leave it out",
-                {"margin": wanted},
-            )
-    top = max(abs(score) for row in rows for score in row["scores"])
-    if plan.uses(["hybrid"]) and top > 1.001:
-        yield Finding(
-            "scale",
-            "stop",
-            f"hybrid regresses cosines, and the teacher's scores go to {top:.3g}",
-            "score with an embedding teacher, or map the scores to -1..1",
-            {"largest": top},
-        )
-
-
-# %% ../nbs/07f_lint.ipynb #d0280f1f
-def lowest_negative(n_topics: int) -> float:
-    "The smallest mean of ŝ⁻ over random negatives of n topics, with ŝ = (cos + 1)/2."
-    return 0.0 if n_topics < 3 else (n_topics - 2) / (2 * (n_topics - 1))
-=======
 # %% ../nbs/07j_lint.ipynb #5483c19a
 def silent_terms(plan: Plan) -> Iterator[Finding]:
     "Terms with no gradient on a batch, or with hardly any beside the others."
@@ -284,7 +111,6 @@ def silent_terms(plan: Plan) -> Iterator[Finding]:
             remedy = f"raise its weight to {weight * 0.2 / share:.2g} for a fifth, or set a factor to 1, or drop it"
             says = f"{name} has {share:.2%} of the gradient norm (weight {weight:g})"
             yield Finding("vanishing term", "warn", says, remedy, {"share": share, "weight": weight})
->>>>>>> 736daa7 (Lint in two notebooks, reading what the losses say of themselves)
 
 
 # %% ../nbs/07j_lint.ipynb #ab097408
