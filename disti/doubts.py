@@ -34,6 +34,7 @@ import numpy as np
 from .findings import Finding
 from .losses import effective_list_size
 from .objective import Objective, Term, scored
+from .pairs import identity
 from .records import Row
 
 
