@@ -11,16 +11,17 @@ import json
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
-from students import Demo, Values, difference, mean, parser, told
+from students import Demo, Values, difference, mean, parser, read_options, told
 
+from disti.batches import list_rows, sample_negatives
 from disti.heads import truncated
-from disti.models import load_student
-from disti.objective import list_rows, options_for, sample_negatives
 from disti.records import Row
 
-made = parser(__doc__ or "", steps=60, batch_size=16, train_length=64, passages=0)
+made = parser(__doc__ or "", steps=60, batch_size=16, passages=0)
 made.add_argument("--dims", nargs="+", type=int, default=[384, 128, 64, 32], help="lengths, trained and searched")
-options = made.parse_args()
+options = read_options(made)
+if options.tiny:
+    options.dims = [32, 8]
 demo = Demo(options)
 queries, corpus = demo.mined.queries, demo.mined.corpus
 
@@ -28,14 +29,13 @@ queries, corpus = demo.mined.queries, demo.mined.corpus
 def tuned(seed: int, dims: tuple[int, ...], folder: Path) -> tuple[SentenceTransformer, Row]:
     "InfoNCE on the run's lists."
     rows = list_rows(sample_negatives(demo.scored, options.n_negatives, seed), queries, corpus)
-    given = options_for({"info_nce": 1.0}, tau=0.05)
-    return demo.train(demo.load(), rows, {"info_nce": 1.0}, demo.settings(seed, dims=dims), folder, options=given)
+    return demo.train(demo.load(), rows, "info_nce", demo.settings(seed, dims=dims), folder)
 
 
 def cut(name: str, key: Row, source: str, size: int) -> Values:
     "A student's values with embeddings of a length."
     row = {"student": name, **key, "cut": size}
-    return demo.student(row, lambda _: (truncated(load_student(source, max_length=64), size), {}))
+    return demo.student(row, lambda _: (truncated(demo.load(source), size), {}))
 
 
 sources: dict[str, list[tuple[Row, str]]] = {

@@ -10,39 +10,40 @@ is one JSON object.
 """
 
 import json
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from students import Demo, difference, mean, parser, told
+from students import Demo, TimeIsUp, Values, difference, mean, parser, read_options, told
 
 from disti.align import align, new_student, stored_embeddings, teacher_digest
-from disti.distill import choose_temperature
+from disti.batches import list_rows, sample_negatives
 from disti.heads import add_head
 from disti.losses import LOSSES
 from disti.models import encode
-from disti.objective import list_rows, options_for, parse_mix, sample_negatives
 from disti.records import Row
 from disti.selective import by_percentile
 
-made = parser(__doc__ or "", steps=60, batch_size=16, train_length=48, passages=2000)
+made = parser(__doc__ or "", steps=60, batch_size=16, passages=2000)
 made.add_argument("--only", nargs="*", default=[], help="objectives; none: all")
-options = made.parse_args()
+made.add_argument("--candidates", type=int, default=8, help="passages of a list of cross-encoder-lora, as its system")
+options = read_options(made)
 demo = Demo(options)
 
-MIXES: dict[str, tuple[str, dict[str, float]]] = {  # name → mix, options in place of the defaults
-    "info_nce + kl": ("info_nce + kl", {}),
-    "bge-m3: kl, label scale .2": ("kl", {"tau_teacher": 5, "tau_student": 1}),
-    "bge-m3: kl, label scale .05": ("kl", {"tau_teacher": 20, "tau_student": 1}),
-    "search-service": ("0.6 margin_mse + 0.2 list_net + 0.2 info_nce", {}),
+MIXES: dict[str, str] = {
+    "info_nce + kl": "info_nce + kl",
+    "search-service": "0.6 margin_mse + 0.2 list_net + 0.2 info_nce",
+    "with spread_out": "info_nce + kl + 0.05 spread_out",
+}
+RAW: dict[str, tuple[str, int]] = {  # objectives on the logits of the cross-encoders alone; negatives of a list
+    "bge-m3: label scale .2": ("kl(label_scale=0.2, tau_student=1)", options.n_negatives),
+    "bge-m3: label scale .05": ("kl(label_scale=0.05, tau_student=1)", options.n_negatives),
     "cross-encoder-lora": (
-        "kl + 0.3 contrastive_margin + 0.4 negative_penalty",
-        {"tau_teacher": 0.2, "tau_student": 0.4},
+        "kl(probability=True, tau_teacher=0.2, tau_student=0.2) + 0.3 contrastive_margin + 0.4 negative_penalty",
+        options.candidates - 1,
     ),
-}  # the last: (cos + 1)/2/.2 is cos/.4 and a constant; its teacher scores are probabilities
+}
 
 
 def rows_of(seed: int) -> list[Row]:
@@ -50,21 +51,21 @@ def rows_of(seed: int) -> list[Row]:
     return list_rows(sample_negatives(demo.scored, options.n_negatives, seed), demo.mined.queries, demo.mined.corpus)
 
 
-def over_scores(mix: str, given: dict[str, float], seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
-    "A student of a mix."
-    rows, weights = rows_of(seed), parse_mix(mix)
-    if "contrastive_margin" in weights and "kl" in weights:
-        rows = [row | {"scores": [1 / (1 + math.exp(-score)) for score in row["scores"]]} for row in rows]
-    wanted: dict[str, Any] = {"tau": 0.05, "tau_student": 0.05, "tau_teacher": choose_temperature(rows, 0)[0]} | given
+def over_scores(objective: str, seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
+    "A student of an objective on what the run's teacher says."
     # the lint knows that some of these cannot reach their targets; here that is what is measured
-    return demo.train(
-        demo.load(), rows, weights, demo.settings(seed, lint="off"), folder, options=options_for(weights, **wanted)
-    )
+    return demo.train(demo.load(), rows_of(seed), objective, demo.settings(seed, lint="off"), folder)
+
+
+def over_logits(objective: str, n_negatives: int, seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
+    "A student of an objective on raw logits."
+    rows = list_rows(sample_negatives(demo.raw(), n_negatives, seed), demo.mined.queries, demo.mined.corpus)
+    return demo.train(demo.load(), rows, objective, demo.settings(seed, lint="off"), folder)
 
 
 def imitated(seed: int) -> tuple[SentenceTransformer, str]:
     "The embedding teacher: the student that labels made."
-    train = partial(over_scores, "info_nce", {}, seed)
+    train = partial(over_scores, "info_nce", seed)
     folder = demo.cell({"student": "info_nce", "seed": seed}, train, keep=True)["folder"]
     return demo.load(folder), folder
 
@@ -82,7 +83,7 @@ def aligned(steps: tuple[int, int], seed: int, folder: Path) -> tuple[SentenceTr
         kind: stored_embeddings(teacher, own, Path(name) / f"{kind}.npy", kind=kind, digest=digest, precision="bf16")
         for kind, own in texts.items()
     }
-    student = new_student(options.model, teacher.get_embedding_dimension() or 0, max_length=options.train_length)
+    student = new_student(options.model, teacher.get_embedding_dimension() or 0, max_length=options.max_length)
     one, two = (demo.settings(seed, steps=n) for n in steps)
     align(
         student,
@@ -95,7 +96,6 @@ def aligned(steps: tuple[int, int], seed: int, folder: Path) -> tuple[SentenceTr
         history=folder / "a.history.jsonl",
         fingerprint={"teacher": name},
     )
-    student.max_seq_length = 64
     return student, {}
 
 
@@ -109,27 +109,36 @@ def hybrid_selective(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]
     for row, score in zip(rows, (asked * given).sum(1).tolist(), strict=True):
         row["scores"] = [score] * len(row["passages"])
     student = add_head(demo.load(), "unit", 256, seed=seed)
-    return demo.train(student, rows, {"hybrid": 1.0}, demo.settings(seed, lint="off"), folder)
+    return demo.train(student, rows, "hybrid", demo.settings(seed, lint="off"), folder)
 
 
 steps = options.steps
 OBJECTIVES: dict[str, Callable[[int, Path], tuple[SentenceTransformer, Row]]] = {
-    **{name: partial(over_scores, name, {}) for name, loss in LOSSES.items() if loss.over != "embeddings"},
+    **{name: partial(over_scores, name) for name, loss in LOSSES.items() if loss.over != "embeddings"},
     "embedding_mse_cosine": partial(aligned, (steps, 0)),
     "info_nce_mse": partial(aligned, (0, steps)),
-    **{name: partial(over_scores, *mix) for name, mix in MIXES.items()},
+    **{name: partial(over_scores, objective) for name, objective in MIXES.items()},
+    **{name: partial(over_logits, *objective) for name, objective in RAW.items()},
     "projection: both phases": partial(aligned, (steps // 2, steps - steps // 2)),
     "hybrid-selective": hybrid_selective,
 }
 if wrong := sorted(set(options.only) - set(OBJECTIVES)):
     raise SystemExit(f"no objective {wrong[0]!r}; choose from {', '.join(OBJECTIVES)}")
 
+if options.prepare:
+    raise SystemExit(f"{len(demo.raw())} lists with logits")
+table: dict[str, list[Values]] = {}
+try:
+    for name in options.only or OBJECTIVES:
+        make, keep = OBJECTIVES[name], name == "info_nce"
+        table[name] = [
+            demo.student({"student": name, "seed": seed}, partial(make, seed), keep=keep) for seed in options.seeds
+        ]
+except TimeIsUp:
+    print("the budget is spent; the rest of the objectives are missing")
+    options.budget = 0  # the row that all are compared with
 lines, deltas = [], {}
-for name in options.only or OBJECTIVES:
-    each = [
-        demo.student({"student": name, "seed": seed}, partial(OBJECTIVES[name], seed), keep=name == "info_nce")
-        for seed in options.seeds
-    ]
+for name, each in table.items():
     tests = difference(each, [demo.untrained])
     deltas[name] = round(tests["delta"], 4)
     lines.append(f"| `{name}` | " + " / ".join(f"{mean(values):.3f}" for values in each) + f" | {told(tests)} |")

@@ -18,17 +18,16 @@ from pathlib import Path
 from random import Random
 
 from sentence_transformers import SentenceTransformer
-from students import Demo, Values, difference, mean, mean_values, parser, told
+from students import Demo, TimeIsUp, Values, difference, mean, mean_values, parser, read_options, told
 
 from disti.align import align
+from disti.batches import list_rows, sample_negatives
 from disti.data import load_collection, seeded_order
-from disti.distill import choose_temperature
 from disti.ensemble import Mixture, ensemble, mean_of
 from disti.heads import keep_layers
 from disti.mine import query_embedder
-from disti.models import encode, load_student
+from disti.models import encode
 from disti.negatives import Wish, bm25_miner, build_groups, dense_miner, mine_negatives
-from disti.objective import list_rows, options_for, parse_mix, sample_negatives
 from disti.records import Row, read_rows, write_rows
 from disti.score import join_folds, score_groups, score_out_of_fold
 from disti.scorers import bm25_scorer, cross_encoder
@@ -37,13 +36,15 @@ from disti.stats import verdict
 from disti.teach import train_teacher, training_groups
 from disti.training import Fit
 
-made = parser(__doc__ or "", steps=60, batch_size=16, train_length=64, passages=0)
+made = parser(__doc__ or "", steps=60, batch_size=32, passages=0)
 made.add_argument("--noise", type=float, default=0.3, help="share of the labels that are moved")
 made.add_argument("--pseudo", type=int, default=2000, help="pseudo-queries")
 made.add_argument("--layers", nargs="+", type=int, default=[0, 2, 5], help="of the small student")
 made.add_argument("--teacher-steps", type=int, default=60, help="of the teacher that learns from noise")
 made.add_argument("--only", nargs="*", default=[], help="conditions; none: all")
-options = made.parse_args()
+options = read_options(made)
+if options.tiny:
+    options.layers, options.only = [0], options.only or ["clean labels", "30 % noise", "3 layers"]  # no teachers there
 demo = Demo(options)
 METHODS = {"full": "info_nce", "distilled": "info_nce + kl", "kl": "kl", "selective": "info_nce + kl"}
 Lists = tuple[list[Row], dict[str, str], dict[str, str]]  # scored rows, queries, corpus
@@ -121,7 +122,7 @@ def pseudo() -> Lists:
     file = demo.out / f"pseudo-{options.pseudo}.jsonl"
     if not file.exists():
         qrels = {query: {query[3:]: 1.0} for query in queries}
-        model = load_student(options.model, max_length=64)
+        model = demo.load()
         vectors = encode(model, list(corpus.values()), precision="bf16")
         miners = {"bm25": bm25_miner(corpus), "dense": dense_miner(query_embedder(model), list(corpus), vectors)}
         picks, _ = mine_negatives(
@@ -160,19 +161,16 @@ def trained(condition: str, method: str, seed: int, folder: Path) -> tuple[Sente
     scored, queries, corpus = lists[condition]()
     if method == "selective":
         scored = by_margin(scored, 0.0).groups
-    weights = parse_mix(METHODS[method])
     rows = list_rows(sample_negatives(scored, options.n_negatives, seed), queries, corpus)
-    tau = choose_temperature(rows, 0)[0]
-    given = options_for(weights, tau=0.05, tau_student=0.05, tau_teacher=tau)
     settings = demo.settings(seed, lint="warn")  # of pseudo-labels the teacher thinks little
-    return demo.train(base(condition), rows, weights, settings, folder, options=given)
+    return demo.train(base(condition), rows, METHODS[method], settings, folder)
 
 
 def imitated(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
     "The small student, its embeddings taught by the full-sized one that labels made."
     key = {"condition": "clean labels", "method": "full", "seed": seed}
     name = demo.cell(key, partial(trained, "clean labels", "full", seed), keep=True)["folder"]
-    teacher, student = load_student(name), base("3 layers")
+    teacher, student = demo.load(name), base("3 layers")
     scored, queries, corpus = clean()
     rows = list_rows(sample_negatives(scored, options.n_negatives, seed), queries, corpus)
     texts = {
@@ -191,7 +189,6 @@ def imitated(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
         checkpoints=folder / "checkpoints",
         history=folder / "a.history.jsonl",
     )
-    student.max_seq_length = 64
     return student, {}
 
 
@@ -220,8 +217,17 @@ if wrong := sorted(set(options.only) - set(CONDITIONS)):
     raise SystemExit(f"no condition {wrong[0]!r}; choose from {', '.join(CONDITIONS)}")
 lines, verdicts, deltas = [], [], {}
 filtered: list[tuple[Values, Values]] = []  # of each condition: selective and distilled, means of seeds
-for condition in options.only or CONDITIONS:
-    each, untrained = students(condition), start(condition)
+made_so_far: dict[str, tuple[dict[str, list[Values]], Values]] = {}
+if options.prepare:
+    for condition in options.only or CONDITIONS:
+        print(f"{condition}: {len(lists[condition]()[0])} lists")
+    raise SystemExit
+try:
+    for condition in options.only or CONDITIONS:
+        made_so_far[condition] = students(condition), start(condition)
+except TimeIsUp:
+    print("the budget is spent; the rest of the conditions are missing")
+for condition, (each, untrained) in made_so_far.items():
     for method, values in each.items():
         seeds = " / ".join(f"{mean(value):.3f}" for value in values)
         against = "" if method == "full" else told(difference(values, each["full"]))

@@ -24,6 +24,7 @@ import torch
 from machine import DTYPES, SIZES, flops_of, limit_of, random_encoder, synchronize
 from scipy.stats import spearmanr
 from sentence_transformers import CrossEncoder
+from toy import toy_run
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification
 
@@ -43,7 +44,12 @@ parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--threads", type=int, default=1)
 parser.add_argument("--device", default="", help="default: a GPU if there is one")
 parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of this process alone")
+parser.add_argument("--tiny", action="store_true", help="a toy collection, tiny weights: does it work? No figures")
 options = parser.parse_args()
+keep = tempfile.TemporaryDirectory()
+if options.tiny:
+    collection = str(toy_run(Path(keep.name) / "toy") / "collection")
+    vars(options).update(collection=collection, size="tiny", pairs=64, max_length=64, repeats=1)
 clock = time.perf_counter if options.clock == "wall" else time.process_time
 
 
@@ -60,7 +66,6 @@ torch.set_num_threads(options.threads)
 rng, collection = random.Random(0), load_collection(Path(options.collection))
 queries, passages = list(collection.queries.values()), list(collection.corpus.values())
 pairs = [(rng.choice(queries), rng.choice(passages)) for _ in range(options.pairs)]
-keep = tempfile.TemporaryDirectory()
 build(keep.name, passages[:2000])
 device = options.device or None
 plain = load_cross_encoder(keep.name, max_length=options.max_length, device=device)

@@ -1,5 +1,5 @@
 """Students on a finished run of the demo, for the studies beside this file: each is trained once, measured by nDCG@10
-of every test query, and kept in a file, so that a stopped study goes on where it was and several may run at once."""
+of every query, and kept in a file, so that a stopped study goes on where it was and several may run at once."""
 
 import argparse
 import json
@@ -14,21 +14,29 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
+from toy import toy_run
 from transformers.utils import logging
 
 from disti.data import load_collection, seeded_order
 from disti.metrics import measure
 from disti.models import encode, load_student
-from disti.records import Row, file_hash, read_rows, text_id, write_text
+from disti.records import Row, file_hash, read_rows, text_id, write_rows, write_text
 from disti.retrieve import dense_run
+from disti.score import score_out_of_fold
+from disti.scorers import cross_encoder
 from disti.stats import paired_tests
 from disti.training import Fit, fit
 
 Values = Mapping[str, float]  # query id → nDCG@10
 Train = Callable[[Path], tuple[SentenceTransformer, Row]]  # a folder to work in → the student and facts
+TINY = {"seeds": [0], "steps": 2, "batch_size": 4, "max_length": 32, "passages": 0, "queries": 0, "lists": 0}
 
 
-def parser(text: str, *, steps: int, batch_size: int, train_length: int, passages: int) -> argparse.ArgumentParser:
+class TimeIsUp(Exception):
+    "The next student would start after `--budget`; what is done is in its files, and the tables are of it."
+
+
+def parser(text: str, *, steps: int, batch_size: int, passages: int) -> argparse.ArgumentParser:
     "The options of every study, with its own sizes."
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--run", default="artifacts/demo", help="folder of a finished run")
@@ -39,43 +47,73 @@ def parser(text: str, *, steps: int, batch_size: int, train_length: int, passage
     made.add_argument("--steps", type=int, default=steps)
     made.add_argument("--batch-size", type=int, default=batch_size, help="lists a step")
     made.add_argument("--n-negatives", type=int, default=3, help="of a list, as in the demo")
-    made.add_argument("--train-length", type=int, default=train_length, help="tokens of a text in training")
+    made.add_argument("--max-length", type=int, default=64, help="tokens of a text, in training and in search")
     made.add_argument("--passages", type=int, default=passages, help="of the corpus, answers included; 0: all")
     made.add_argument("--queries", type=int, default=0, help="test queries; 0: all")
     made.add_argument("--lists", type=int, default=0, help="training lists; 0: all")
     made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--device", default="", help="cpu, cuda; default: a GPU if there is one")
+    made.add_argument("--budget", type=float, default=0, help="seconds after which no student is begun; 0: all of them")
+    made.add_argument("--prepare", action="store_true", help="only make the lists that need the run's teachers")
+    made.add_argument("--tiny", action="store_true", help="a toy run and two steps: does the study work? No figures")
     return made
+
+
+def read_options(made: argparse.ArgumentParser) -> argparse.Namespace:
+    "The options; with --tiny, of a toy run in a folder that is removed at the end."
+    options = made.parse_args()
+    options.started = time.perf_counter()
+    if options.tiny:
+        options.place = tempfile.TemporaryDirectory()
+        folder = toy_run(Path(options.place.name))
+        paths = {name: str(folder / name) for name in ("run", "collection", "model", "out")}
+        vars(options).update(TINY | paths)
+    return options
 
 
 class Demo:
     "A finished run: its lists, its test, and the students that studies make of it."
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, split: str = "") -> None:  # split: "dev" searches for dev queries
         torch.set_num_threads(options.threads)
         logging.set_verbosity_error()
         self.options, self.home, self.out = options, Path(options.run), Path(options.out)
+        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
         scores = self.home / "teacher-score" / "train.jsonl"
         self.mined = load_collection(self.home / "hard-negative")
-        self.test = load_collection(Path(options.collection))
+        self.test = load_collection(self.home / "hard-negative" if split else Path(options.collection), split=split)
         self.scored = read_rows(scores, "scored")[: options.lists or None]
         self.asked = sorted(self.test.qrels, key=lambda query: seeded_order(query, 0))[: options.queries or None]
         answers = {doc for query in self.asked for doc in self.test.qrels[query]}
         others = sorted(set(self.test.corpus) - answers, key=lambda doc: seeded_order(doc, 0))
         room = max(options.passages - len(answers), 0) if options.passages else None
         self.kept = sorted(answers) + others[:room]
-        named = ("model", "steps", "batch_size", "n_negatives", "train_length")
+        named = ("model", "steps", "batch_size", "n_negatives", "max_length")
         self.sizes = {name: getattr(options, name) for name in named}
         self.sizes |= {
             "passages": len(self.kept),
             "queries": len(self.asked),
             "lists": len(self.scored),
             "scores": file_hash(scores)[:23],
+            "split": split or "test",
+            "device": self.device,
         }
 
     @cached_property
     def untrained(self) -> Values:
         "Of the student as it comes."
-        return self.student({"student": "untrained"}, lambda _: (load_student(self.options.model, max_length=64), {}))
+        return self.student({"student": "untrained"}, lambda _: (self.load(), {}))
+
+    def raw(self) -> list[Row]:
+        "The run's lists with the logits of its cross-encoders, out of fold, instead of what was mixed of them."
+        file = self.out / f"raw-{self.sizes['scores'][-12:]}-{len(self.scored)}.jsonl"
+        if not file.exists():
+            folders = sorted((self.home / "models").glob("teacher-[0-9]"))
+            if not folders:  # a toy run
+                return self.scored
+            folds = [cross_encoder(folder, precision="bf16") for folder in folders]
+            write_rows(file, score_out_of_fold(folds, self.scored, self.mined.queries, self.mined.corpus), "scored")
+        return read_rows(file, "scored")
 
     def ndcg(self, student: SentenceTransformer) -> Values:
         "nDCG@10 of every query over the kept passages."
@@ -87,12 +125,14 @@ class Demo:
 
     def cell(self, key: Row, train: Train, *, keep: bool = False) -> Row:
         "A student's row: key, facts, nDCG@10 by query; trained in a folder when there is no file of that key."
-        key = key | self.sizes
+        key = self.sizes | key
         name = text_id(json.dumps(key, sort_keys=True))
         file, kept = self.out / f"{name}.json", self.out / name
         if file.exists() and (kept.exists() or not keep):
             return json.loads(file.read_text(encoding="utf-8")) | {"folder": str(kept)}
         started = time.perf_counter()
+        if self.options.budget and started - self.options.started > self.options.budget:
+            raise TimeIsUp
         with tempfile.TemporaryDirectory() as folder:
             student, facts = train(Path(folder))
         values = self.ndcg(student)
@@ -114,32 +154,30 @@ class Demo:
         return Fit(seed=seed, checkpoint_steps=10 * sizes["steps"], report_to="none", **sizes)
 
     def load(self, model: str | Path = "") -> SentenceTransformer:
-        "The untrained student, cut to the training length."
-        return load_student(model or self.options.model, max_length=self.options.train_length)
+        "A student as it comes: the untrained one."
+        length = self.options.max_length
+        return load_student(model or self.options.model, max_length=length, device=self.device)
 
     def train(
         self,
         student: SentenceTransformer,
         rows: Sequence[Row],
-        weights: Mapping[str, float],
+        objective: str,
         settings: Fit,
         folder: Path,
         *,
         loss: nn.Module | None = None,
-        options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[SentenceTransformer, Row]:
         "`fit`, and what its history says."
         history = fit(
             student,
             rows,
-            weights,
+            objective,
             settings,
-            options=options,
             loss=loss,
             checkpoints=folder / "checkpoints",
             history=folder / "history.jsonl",
         )
-        student.max_seq_length = 64
         shares = {
             name: round(float(np.mean([row["shares"][name] for row in history])), 3)
             for name in history[0].get("shares", {})

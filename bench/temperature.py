@@ -16,17 +16,19 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from students import Demo, parser
+from students import Demo, parser, read_options
 from students import mean as over_queries
 
-from disti.distill import distil
+from disti.batches import list_rows, sample_negatives
 from disti.records import Row
 
-made = parser(__doc__ or "", steps=30, batch_size=16, train_length=48, passages=2000)
+made = parser(__doc__ or "", steps=30, batch_size=16, passages=2000)
 made.add_argument("--losses", nargs="+", default=["kl", "info_nce + kl"])
 made.add_argument("--grid", nargs="+", type=float, default=[0.05, 0.2, 1, 5, 20], help="τ over the spread of a list")
 made.add_argument("--factor", type=float, default=20, help="what the teacher's scores are multiplied by")
-options = made.parse_args()
+options = read_options(made)
+if options.tiny:
+    options.losses, options.grid = ["kl"], [1]
 demo = Demo(options)
 spread = float(np.median([np.std(row["scores"]) for row in demo.scored]))
 
@@ -34,20 +36,9 @@ spread = float(np.median([np.std(row["scores"]) for row in demo.scored]))
 def trained(loss: str, seed: int, factor: float, tau: float, folder: Path) -> tuple[SentenceTransformer, Row]:
     "One student."
     rows = [row | {"scores": [factor * score for score in row["scores"]]} for row in demo.scored]
-    return distil(
-        rows,
-        demo.mined.queries,
-        demo.mined.corpus,
-        model=options.model,
-        loss=loss,
-        n_negatives=options.n_negatives,
-        tau_teacher=tau * spread,
-        max_length=64,
-        train_length=options.train_length,
-        settings=demo.settings(seed),
-        checkpoints=folder / "checkpoints",
-        history=folder / "history.jsonl",
-    )
+    lists = list_rows(sample_negatives(rows, options.n_negatives, seed), demo.mined.queries, demo.mined.corpus)
+    objective = loss.replace("kl", f"kl(tau_teacher={tau * spread})")
+    return demo.train(demo.load(), lists, objective, demo.settings(seed), folder)
 
 
 def cell(loss: str, seed: int, factor: float, tau: float) -> float:  # tau: a multiple of the spread; 0: automatic

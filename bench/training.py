@@ -44,23 +44,33 @@ parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
 parser.add_argument("--threads", type=int, default=1)
 parser.add_argument("--repeats", type=int, default=2, help="processes of each kind")
 parser.add_argument("--one", choices=("plain", "fit"), help="train once and print what was measured")
+parser.add_argument("--tiny", action="store_true", help="toy lists and two steps: does it work? No figures")
+parser.add_argument(
+    "--out", default="", help="also write each data set's figures as JSON into this folder, as they come"
+)
 parser.add_argument("--profile", action="store_true", help="with --one: where the time goes, by operator")
 asked = parser.parse_args()
+if asked.tiny:
+    vars(asked).update(data=["demo"], size="tiny", steps=2, batch=4, length=32, repeats=1)
 TAU = {"teacher": 1.0, "student": 0.05}
 os.environ |= {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def lists_of(name: str) -> list[dict[str, Any]]:  # of `list_rows`, all of one length
     "The training lists of a data set."
+    from toy import toy_run
+
+    from disti.batches import list_rows, sample_negatives
     from disti.data import load_collection
-    from disti.objective import list_rows, sample_negatives
     from disti.records import read_rows
     from disti.retrieve import bm25_index, bm25_run
 
     n = asked.negatives + 1
     if name == "demo":
-        mined = load_collection(Path(asked.run) / "hard-negative")
-        groups = read_rows(Path(asked.run) / "teacher-score" / "train.jsonl", "scored")
+        place = tempfile.TemporaryDirectory()
+        run = toy_run(Path(place.name)) / "run" if asked.tiny else Path(asked.run)
+        mined = load_collection(run / "hard-negative")
+        groups = read_rows(run / "teacher-score" / "train.jsonl", "scored")
         rows = list_rows(sample_negatives(groups, asked.negatives), mined.queries, mined.corpus)
         return [row for row in rows if len(row["passages"]) == n]
     pairs = read_rows(Path(asked.shared) / "finetune" / f"{name}.jsonl", "finetune")
@@ -117,16 +127,8 @@ def train_fit(model: Any, rows: list[dict[str, Any]], folder: Path) -> list[floa
     "The same through `fit`; its KL is not multiplied by the student's temperature squared unless asked."
     from disti.training import Fit, fit
 
-    options = {"kl": {"tau_teacher": TAU["teacher"], "tau_student": TAU["student"], "factor": TAU["student"] ** 2}}
-    history = fit(
-        model,
-        rows,
-        {"kl": 1.0},
-        Fit(**settings_of()),
-        options=options,
-        checkpoints=folder / "c",
-        history=folder / "h.jsonl",
-    )
+    objective = f"kl(tau_teacher={TAU['teacher']}, tau_student={TAU['student']}, factor={TAU['student'] ** 2})"
+    history = fit(model, rows, objective, Fit(**settings_of()), checkpoints=folder / "c", history=folder / "h.jsonl")
     return [row["loss"] for row in history]
 
 
@@ -136,6 +138,7 @@ def settings_of() -> dict[str, Any]:
         "steps": asked.steps,
         "batch_size": asked.batch,
         "precision": asked.precision,
+        "freeze_words": True,
         "log_steps": 1,
         "checkpoint_steps": asked.steps,
         "lint": "off",
@@ -220,6 +223,10 @@ def compare(name: str) -> tuple[float, float, float]:  # speed, memory, loss
             f"loss {run['losses'][0]:.6f} -> {run['losses'][-1]:.6f}"
         )
     print(f"  losses differ by {gap:.2%} at most", flush=True)
+    if asked.out:
+        place = Path(asked.out) / f"training-{name}-{asked.size or 'model'}-{asked.precision}-{asked.batch}.json"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps({"asked": vars(asked), "runs": found}), encoding="utf-8")
     return plain["seconds"] / ours["seconds"], max(r["MiB"] for r in found["fit"]) / plain["MiB"], gap
 
 

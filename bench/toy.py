@@ -1,0 +1,61 @@
+"A collection and a finished run of toy size, so that every study beside this file can be tried in seconds: `--tiny`."
+
+from pathlib import Path
+
+from disti.data import write_collection
+from disti.models import tiny_encoder
+from disti.records import write_rows
+
+VERBS = "open close read write sort reverse join split".split()
+NOUNS = "socket file array list table index path string".split()
+MORE = (
+    "It takes one argument and returns a new value. An error is raised where there is nothing to do. The order stays."
+)
+
+
+def toy_run(folder: Path) -> Path:  # holds model, collection, finetune.jsonl and run
+    "Passages that name an action and a thing, queries that ask for both, a teacher that sees half of it in the others."
+    corpus = {f"{v}-{n}": f"{v.title()} the {n} that is given. {MORE}" for v in VERBS for n in NOUNS}
+    queries = {f"q-{doc}": f"how do I {doc.replace('-', ' a ')}" for doc in corpus}
+    answer = {query: {query[2:]: 1.0} for query in queries}
+    names = sorted(queries, key=lambda query: (hash_of(query), query))
+    splits = {"test": names[:12], "dev": names[12:20], "": names[20:]}
+    groups = []
+    for query in splits[""]:
+        verb, noun = query[2:].split("-")
+        near = [doc for doc in corpus if doc != query[2:] and (doc.startswith(f"{verb}-") or doc.endswith(f"-{noun}"))]
+        found = [query[2:], *sorted(near, key=hash_of)[:7]]
+        groups.append(
+            {
+                "query_id": query,
+                "doc_ids": found,
+                "labels": [1.0] + [0.0] * 7,
+                "miner": "toy",
+                "scores": [3.0] + [1.0 - 0.3 * place for place in range(7)],
+                "scorer": "toy",
+                "component": query,
+            }
+        )
+    pairs = [{"anchor": queries[query], "positive": corpus[query[2:]]} for query in splits[""]]
+    write_rows(folder / "finetune.jsonl", pairs, "finetune")
+    run, test = folder / "run", {query: answer[query] for query in splits["test"]}
+    write_collection(
+        folder / "collection", corpus=corpus, queries={query: queries[query] for query in test}, qrels=test
+    )
+    for split in ("", "dev"):
+        part = {query: answer[query] for query in splits[split]}
+        write_collection(
+            run / "hard-negative",
+            corpus=None if split else corpus,
+            queries={query: queries[query] for query in part},
+            qrels=part,
+            split=split,
+        )
+    write_rows(run / "teacher-score" / "train.jsonl", groups, "scored")
+    tiny_encoder(folder / "model", [*corpus.values(), *queries.values()])
+    return folder
+
+
+def hash_of(name: str) -> int:
+    "A number that looks random and is the same everywhere."
+    return sum(ord(letter) * 31**place for place, letter in enumerate(name)) % 9973
