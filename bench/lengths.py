@@ -3,7 +3,7 @@
     python bench/lengths.py --run artifacts/demo
 
 One length for training and for search. `full` is InfoNCE on the labels of the run's lists; `distilled` adds KL on the
-teacher's scores, on the lists whose label the teacher does not contradict, as `distill` does by default. The queries are
+teacher's scores, on lists whose label the teacher does not contradict, as `distill` does by default. The queries are
 held-out training queries of the run: a length may be chosen here, and the test be looked at once. `cut` is the share of
 the passages that are longer. Two seeds; a stopped study goes on where it was. The last line is one JSON object.
 """
