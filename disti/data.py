@@ -20,22 +20,23 @@ __all__ = [
     "parent",
     "run_rows",
     "rows_run",
-    "from_beir",
+    "judgements",
     "from_trec_qrels",
-    "write_judged",
+    "from_beir",
     "sample",
 ]
 
-# %% ../nbs/01_data.ipynb #9f3f9425
+# %% ../nbs/01_data.ipynb #beaf0eaa
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 
-from .records import Row, RowError, read_rows, write_rows
+from .records import Row, RowError, numbered_rows, read_rows, text_lines, write_rows
 
 # %% ../nbs/01_data.ipynb #10430131
 Qrels = dict[str, dict[str, float]]  # query id → doc id → grade
@@ -54,27 +55,29 @@ class Collection:
     titles: dict[str, str] = field(default_factory=dict)  # doc id → title, where a passage has one
 
 
-# %% ../nbs/01_data.ipynb #33e4ac01
+# %% ../nbs/01_data.ipynb #fa5e9301
 def passage_text(row: Row) -> str:
     "Title and text of a corpus row as one string."
     return " ".join(filter(None, ((row.get("title") or "").strip(), row["text"].strip())))
 
 
+# %% ../nbs/01_data.ipynb #f3163552
 def texts(rows: Iterable[Row]) -> dict[str, str]:
     "Id → text of corpus or query rows."
     return {row["_id"]: passage_text(row) for row in rows}
 
 
-# %% ../nbs/01_data.ipynb #16aa0d18
+# %% ../nbs/01_data.ipynb #54eadc88
 def to_qrels(
     rows: Iterable[Row],
     queries: Mapping[str, str],  # known query ids
     corpus: Mapping[str, str],  # known doc ids
     source: str | Path = "relevance",  # file named in errors
+    lines: Iterable[int] | None = None,  # their lines in it; None: 1, 2, ...
 ) -> Qrels:
     "Judgements by query; an id that is in no other file is an error."
     qrels: Qrels = defaultdict(dict)
-    for line, row in enumerate(rows, 1):
+    for line, row in zip(lines or count(1), rows):  # noqa: B905 - the lines may be endless
         query_id, doc_id = row["query-id"], row["corpus-id"]
         for key, name, known, file in (
             ("query-id", query_id, queries, "queries"),
@@ -92,7 +95,7 @@ def to_qrels(
     return dict(qrels)
 
 
-# %% ../nbs/01_data.ipynb #d8ebd872
+# %% ../nbs/01_data.ipynb #61763e87
 def load_collection(
     folder: str | Path,  # holds corpus.jsonl, queries.jsonl, relevance.jsonl
     *,
@@ -105,10 +108,12 @@ def load_collection(
     corpus, titles = texts(passages), {row["_id"]: row["title"].strip() for row in passages if row.get("title")}
     queries = texts(read_rows(folder / f"queries{ending}.jsonl", "queries"))
     path = folder / f"relevance{ending}.jsonl"
-    qrels = to_qrels(read_rows(path, "relevance"), queries, corpus, path)
+    lines, judged = numbered_rows(path, "relevance")
+    qrels = to_qrels(judged, queries, corpus, path, lines)
     return Collection(name or folder.name, corpus, queries, qrels, titles)
 
 
+# %% ../nbs/01_data.ipynb #170dd7d2
 def write_collection(
     folder: str | Path,
     *,
@@ -148,7 +153,7 @@ def dealt(name: str, n: int, seed: int = 0) -> int:  # 0 to n - 1
     return int(seeded_order(f"fold {name}", seed)[:8], 16) % n
 
 
-# %% ../nbs/01_data.ipynb #775eeedc
+# %% ../nbs/01_data.ipynb #bb6890d5
 CHUNK = re.compile(r"#chunk\d+$")
 
 
@@ -169,6 +174,7 @@ def chunk_text(
     return [glue.join(units[start : start + words]) for start in starts]
 
 
+# %% ../nbs/01_data.ipynb #812bf289
 def chunk_corpus(corpus: Mapping[str, str], words: int, overlap_words: int = 0) -> dict[str, str]:
     "Every passage as chunks 'id#chunk0', 'id#chunk1', ...; 0 words leaves the corpus whole."
     if not words:
@@ -184,12 +190,13 @@ def chunk_corpus(corpus: Mapping[str, str], words: int, overlap_words: int = 0) 
     }
 
 
+# %% ../nbs/01_data.ipynb #33da8247
 def parent(chunk_id: str) -> str:
     "The document a chunk was cut from."
     return CHUNK.sub("", chunk_id)
 
 
-# %% ../nbs/01_data.ipynb #1d824d55
+# %% ../nbs/01_data.ipynb #53e44da5
 def run_rows(run: Run) -> list[Row]:
     "A run as rows; ranks start at 1."
     return [
@@ -199,6 +206,7 @@ def run_rows(run: Run) -> list[Row]:
     ]
 
 
+# %% ../nbs/01_data.ipynb #aa28d2f0
 def rows_run(rows: Iterable[Row]) -> Run:
     "Rows as a run, by rank."
     run: Run = defaultdict(list)
@@ -207,7 +215,36 @@ def rows_run(rows: Iterable[Row]) -> Run:
     return dict(run)
 
 
-# %% ../nbs/01_data.ipynb #118ab2f7
+# %% ../nbs/01_data.ipynb #368125e3
+def judgements(
+    path: str | Path,
+    columns: Sequence[str],  # names of the columns, in order: of "query-id", "corpus-id", "score" and others
+    separator: str | None = None,  # None: blanks
+) -> Iterator[Row]:  # kind relevance
+    "The judgements of a table of text; a header, known by a last column that is no number, is left out."
+    for number, line in text_lines(path):
+        parts = line.strip().split(separator)
+        if len(parts) != len(columns):
+            raise RowError(
+                f"{path}, line {number}: a judgement has {len(columns)} columns, {' '.join(columns)}; got {len(parts)}"
+            )
+        row: Row = dict(zip(columns, parts, strict=True))
+        try:
+            score = float(row["score"])
+        except ValueError:
+            if number > 1:
+                raise RowError(f"{path}, line {number}: the grade {row['score']!r} is no number") from None
+            continue  # a header
+        yield {"query-id": row["query-id"], "corpus-id": row["corpus-id"], "score": score}
+
+
+# %% ../nbs/01_data.ipynb #5e4b7053
+def from_trec_qrels(path: str | Path) -> list[Row]:
+    "The judgements of a TREC file (`query 0 doc grade`) as relevance rows."
+    return list(judgements(path, ("query-id", "iteration", "corpus-id", "score")))
+
+
+# %% ../nbs/01_data.ipynb #f6ade4eb
 def from_beir(
     folder: str | Path,  # corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv
     out: str | Path,  # data/eval/NAME
@@ -215,31 +252,15 @@ def from_beir(
 ) -> list[Path]:  # files written
     "Convert a BEIR folder; queries without a judgement in this split are left out."
     folder, out = Path(folder), Path(out)
-    path = folder / "qrels" / f"{split}.tsv"
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
-    if wrong := next((n for n, line in enumerate(lines, 2) if len(line) != 3), 0):
-        raise RowError(
-            f"{path}, line {wrong}: a BEIR judgement has three columns: query-id, corpus-id, score, split by tabs"
-        )
-    return write_judged(
-        out, read_rows(folder / "corpus.jsonl", "corpus"), read_rows(folder / "queries.jsonl", "queries"), lines
-    )
-
-
-def from_trec_qrels(path: str | Path) -> list[Row]:
-    "The judgements of a TREC file (`query 0 doc grade`) as relevance rows."
-    lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if wrong := next((n for n, line in enumerate(lines, 1) if len(line) != 4), 0):
-        raise RowError(f"{path}, line {wrong}: a TREC judgement has four columns: query 0 document grade")
-    return [{"query-id": q, "corpus-id": d, "score": float(grade)} for q, _, d, grade in lines]
-
-
-def write_judged(out: Path, corpus: list[Row], queries: list[Row], judgements: list[list[str]]) -> list[Path]:
-    "Write a collection with only the queries that are judged."
-    rows = [{"query-id": q, "corpus-id": d, "score": float(grade)} for q, d, grade in judgements]
+    rows = list(judgements(folder / "qrels" / f"{split}.tsv", ("query-id", "corpus-id", "score"), "\t"))
+    corpus, queries = read_rows(folder / "corpus.jsonl"), read_rows(folder / "queries.jsonl", "queries")
+    empty = {row["_id"] for row in corpus if not passage_text(row)}
+    if empty:
+        print(f"{len(empty)} passages without title and text are left out, with their judgements")
+    rows = [row for row in rows if row["corpus-id"] not in empty]
     judged = {row["query-id"] for row in rows}
     return [
-        write_rows(out / "corpus.jsonl", corpus, "corpus"),
+        write_rows(out / "corpus.jsonl", [row for row in corpus if row["_id"] not in empty], "corpus"),
         write_rows(out / "relevance.jsonl", rows, "relevance"),
         write_rows(out / "queries.jsonl", [row for row in queries if row["_id"] in judged], "queries"),
     ]

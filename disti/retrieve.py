@@ -8,6 +8,7 @@ __all__ = [
     "Tokenize",
     "SPACELESS",
     "RUNS",
+    "bm25s",
     "RRF_K",
     "FUSIONS",
     "top_k",
@@ -15,6 +16,7 @@ __all__ = [
     "word_tokenizer",
     "as_tokenize",
     "choose_tokenizer",
+    "import_bm25s",
     "BM25",
     "bm25_index",
     "bm25_run",
@@ -28,15 +30,15 @@ __all__ = [
     "shrink",
 ]
 
-# %% ../nbs/04_retrieve.ipynb #b813a408
+# %% ../nbs/04_retrieve.ipynb #92ab7e17
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unicodedata import normalize
 
-import bm25s
 import faiss
 import numpy as np
 import regex
@@ -94,7 +96,7 @@ def word_tokenizer(
     return tokenize
 
 
-# %% ../nbs/04_retrieve.ipynb #7dcaf6aa
+# %% ../nbs/04_retrieve.ipynb #9d0d9f1e
 def as_tokenize(
     tokenizer: Any,  # a Hugging Face tokenizer, or already a function from a text to tokens
 ) -> Tokenize:
@@ -109,6 +111,7 @@ def as_tokenize(
     )
 
 
+# %% ../nbs/04_retrieve.ipynb #322250b5
 def choose_tokenizer(
     name: str,  # "words" or "student"
     language: str = "english",  # of the words
@@ -120,7 +123,25 @@ def choose_tokenizer(
     return word_tokenizer(language) if name == "words" else as_tokenize(student)
 
 
-# %% ../nbs/04_retrieve.ipynb #6dc41031
+# %% ../nbs/04_retrieve.ipynb #a5639fd7
+def import_bm25s() -> Any:
+    "The module bm25s, which is not told of JAX; JAX itself stays as it was for everybody else."
+    names = ("jax", "jax.lax")
+    hidden = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None means: cannot be imported
+    try:
+        import bm25s
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+    return bm25s
+
+
+bm25s = import_bm25s()
+
+
+# %% ../nbs/04_retrieve.ipynb #5077754d
 @dataclass(frozen=True)
 class BM25:
     "An indexed corpus."
@@ -131,6 +152,7 @@ class BM25:
     mean_length: float  # tokens a passage
 
 
+# %% ../nbs/04_retrieve.ipynb #2f1d82a2
 def bm25_index(
     corpus: dict[str, str],  # doc_id → passage
     *,
@@ -235,7 +257,7 @@ def dense_run(
     return run
 
 
-# %% ../nbs/04_retrieve.ipynb #a78b7b3a
+# %% ../nbs/04_retrieve.ipynb #fddf5617
 RRF_K = 60  # Cormack et al. 2009
 
 
@@ -244,6 +266,7 @@ def rank_points(ranking: Ranking) -> tuple[dict[str, float], float]:
     return {doc_id: 1 / (RRF_K + rank) for rank, (doc_id, _) in enumerate(ranking, 1)}, 0.0
 
 
+# %% ../nbs/04_retrieve.ipynb #acb4e48b
 def z_points(ranking: Ranking) -> tuple[dict[str, float], float]:
     "Points by standardised score, and those of an absent passage."
     scores = np.array([score for _, score in ranking])
@@ -292,15 +315,16 @@ def max_passage(
     return folded
 
 
-# %% ../nbs/04_retrieve.ipynb #172213e2
+# %% ../nbs/04_retrieve.ipynb #5aea5583
 def shrink(
     collection: Collection,
-    n_queries: int = 0,  # judged queries to keep, sampled; 0: all, judged or not
+    n_queries: int = 0,  # queries with a relevant passage to keep, sampled; 0: all, judged or not
     n_docs: int = 0,  # passages to keep, at least those judged for these queries; 0: all
     seed: int = 0,
 ) -> Collection:
     "A sampled slice of a collection, in the collection's order."
-    queries = sample(collection.qrels, n_queries, seed) if n_queries else list(collection.queries)
+    answered = [q for q, docs in collection.qrels.items() if any(grade > 0 for grade in docs.values())]
+    queries = sample(answered, n_queries, seed) if n_queries else list(collection.queries)
     qrels = {q: collection.qrels[q] for q in queries if q in collection.qrels}
     judged = {doc_id for grades in qrels.values() for doc_id in grades}
     others, room = [doc_id for doc_id in collection.corpus if doc_id not in judged], n_docs - len(judged)
