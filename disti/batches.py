@@ -31,7 +31,8 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor
 
-from .records import PARALLEL, Row, RowError, choose
+from .kinds import PARALLEL
+from .records import Row, RowError, choose
 
 # %% ../nbs/07a_batches.ipynb #eebebe1d
 Draw = Callable[[list[float], int, Random], list[int]]  # scores of negatives, how many, chance → their places
