@@ -111,6 +111,8 @@ def take_apart(source: str) -> Parts:
     "Sort the statements at the top of a module."
     parts = Parts({}, {}, [], set())
     for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            continue  # a list of names: it has no effect, and grows with every definition
         simple = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         inner = [node] if simple or isinstance(node, ast.Import | ast.ImportFrom) else list(ast.walk(node))
         typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
