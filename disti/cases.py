@@ -6,31 +6,28 @@
 __all__ = [
     "paired_cases",
     "choose_cases",
-    "tally",
     "gold_ids",
     "first_rank",
+    "evidence",
     "add_evidence",
     "md_text",
+    "md_id",
     "passage_md",
     "found_md",
     "case_md",
     "cases_md",
-    "plot_deltas",
     "find_cases",
 ]
 
-# %% ../nbs/18_cases.ipynb #a330f4d5
+# %% ../nbs/18_cases.ipynb #a2ceb9fc
 import re
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 from .data import Collection, Qrels, Run, seeded_order
+from .plots import plot_deltas
 from .records import Row
-from .stats import paired_values
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .stats import paired_values, tally
 
 
 # %% ../nbs/18_cases.ipynb #8bee67e4
@@ -53,7 +50,7 @@ def paired_cases(
     ]
 
 
-# %% ../nbs/18_cases.ipynb #71f98563
+# %% ../nbs/18_cases.ipynb #cb10f8e4
 def choose_cases(
     cases: Sequence[Row],  # from `paired_cases`
     n: int = 10,  # at most this many of each kind
@@ -70,24 +67,35 @@ def choose_cases(
     return [case | {"kind": kind} for kind, some in kinds.items() for case in some]
 
 
-def tally(cases: Sequence[Row]) -> dict[str, int]:
-    "How many queries are won, tied and lost."
-    deltas = [case["delta"] for case in cases]
-    return {"wins": sum(d > 0 for d in deltas), "ties": deltas.count(0), "losses": sum(d < 0 for d in deltas)}
-
-
-# %% ../nbs/18_cases.ipynb #15007db1
+# %% ../nbs/18_cases.ipynb #3c491f50
 def gold_ids(grades: Mapping[str, float]) -> list[str]:
     "The relevant passages of a query, best grade first."
     return [doc_id for doc_id, grade in sorted(grades.items(), key=lambda item: (-item[1], item[0])) if grade > 0]
 
 
+# %% ../nbs/18_cases.ipynb #e48fb846
 def first_rank(ranked: Sequence[tuple[str, float]], gold: Sequence[str]) -> int | None:  # None: not in the run
     "The rank of the first gold passage; ranks start at 1."
     return next((rank for rank, (doc_id, _) in enumerate(ranked, 1) if doc_id in gold), None)
 
 
-# %% ../nbs/18_cases.ipynb #4439c7bc
+# %% ../nbs/18_cases.ipynb #5f0da1b6
+def evidence(
+    grades: Mapping[str, float],  # judgements of the query
+    a: Sequence[tuple[str, float]],  # what the first model found
+    b: Sequence[tuple[str, float]],
+    teacher: Mapping[str, float] = {},  # passage → the teacher's score  # noqa: B006
+    top: int = 3,  # passages of each model
+) -> Row:  # gold, top_a, top_b, rank_a, rank_b and teacher
+    "The ids and ranks of what was sought and what was found for one query."
+    gold = gold_ids(grades)
+    top_a, top_b = [doc_id for doc_id, _ in a[:top]], [doc_id for doc_id, _ in b[:top]]
+    scores = {d: round(teacher[d], 3) for d in dict.fromkeys([*gold, *top_a, *top_b]) if d in teacher}
+    ranks = {"rank_a": first_rank(a, gold), "rank_b": first_rank(b, gold)}
+    return {"gold": gold, "top_a": top_a, "top_b": top_b, **ranks, "teacher": scores}
+
+
+# %% ../nbs/18_cases.ipynb #34ad94c5
 def add_evidence(
     cases: Sequence[Row],
     qrels: Qrels,
@@ -95,33 +103,14 @@ def add_evidence(
     run_b: Run,
     scored: Sequence[Row] = (),  # the teacher's scored rows
     top: int = 3,  # passages of each model
-) -> list[Row]:  # the cases with gold, top_a, top_b, rank_a, rank_b and teacher
-    "Add to each case the ids and ranks of what was sought and what was found."
+) -> list[Row]:  # the cases, each with its `evidence`
+    "Add to each case what was sought and what was found."
     teacher = {row["query_id"]: dict(zip(row["doc_ids"], row["scores"], strict=True)) for row in scored}
-    rows = []
-    for case in cases:
-        query_id = case["query_id"]
-        gold = gold_ids(qrels[query_id])
-        a, b = run_a.get(query_id, []), run_b.get(query_id, [])
-        top_a, top_b = [doc_id for doc_id, _ in a[:top]], [doc_id for doc_id, _ in b[:top]]
-        known = teacher.get(query_id, {})
-        shown = dict.fromkeys([*gold, *top_a, *top_b])
-        scores = {doc_id: round(known[doc_id], 3) for doc_id in shown if doc_id in known}
-        rows.append(
-            case
-            | {
-                "gold": gold,
-                "top_a": top_a,
-                "top_b": top_b,
-                "rank_a": first_rank(a, gold),
-                "rank_b": first_rank(b, gold),
-                "teacher": scores,
-            }
-        )
-    return rows
+    found = [(case, case["query_id"]) for case in cases]
+    return [case | evidence(qrels[q], run_a.get(q, []), run_b.get(q, []), teacher.get(q, {}), top) for case, q in found]
 
 
-# %% ../nbs/18_cases.ipynb #f1a584d8
+# %% ../nbs/18_cases.ipynb #79e83be8
 def md_text(
     text: str,
     limit: int = 320,  # characters shown
@@ -130,15 +119,23 @@ def md_text(
     text = " ".join(text.split())
     if len(text) > limit:
         text = text[:limit].rsplit(" ", 1)[0] + " …"
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: sign[0].encode("unicode_escape").decode(), text)
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", text.replace("&", "&amp;"))
 
 
-# %% ../nbs/18_cases.ipynb #0fc6d00c
+# %% ../nbs/18_cases.ipynb #4ae9c4d4
+def md_id(name: str) -> str:
+    "An id as code, or as escaped text when it holds more than letters, digits and a few signs."
+    return f"`{name}`" if re.fullmatch(r"[\w.:/#@+ -]+", name) and name.strip() == name else md_text(name)
+
+
+# %% ../nbs/18_cases.ipynb #11055dbe
 def passage_md(doc_id: str, corpus: Mapping[str, str]) -> str:
     "A passage and its id as Markdown."
-    return f"{md_text(corpus.get(doc_id, 'text not in this corpus'))} (`{doc_id}`)"
+    return f"{md_text(corpus.get(doc_id, 'text not in this corpus'))} ({md_id(doc_id)})"
 
 
+# %% ../nbs/18_cases.ipynb #e874f094
 def found_md(case: Row, side: str, rank: int, corpus: Mapping[str, str]) -> str:
     "One cell of the table: the passage a model ranked there, marked when it is relevant, with the teacher's score."
     if rank > len(case[f"top_{side}"]):
@@ -149,7 +146,7 @@ def found_md(case: Row, side: str, rank: int, corpus: Mapping[str, str]) -> str:
     return mark + passage_md(doc_id, corpus) + score
 
 
-# %% ../nbs/18_cases.ipynb #2e62c842
+# %% ../nbs/18_cases.ipynb #c75fccf0
 def case_md(case: Row, collection: Collection) -> str:
     "One case as Markdown: the query, what is relevant, and what both models put first."
     a, b, corpus = case["model_a"], case["model_b"], collection.corpus
@@ -158,27 +155,28 @@ def case_md(case: Row, collection: Collection) -> str:
     lines = [
         f"### {md_text(collection.queries[case['query_id']])}",
         "",
-        f"`{case['query_id']}` · {case['measure']} {case['value_a']:.3f} → {case['value_b']:.3f} "
+        f"{md_id(case['query_id'])} · {case['measure']} {case['value_a']:.3f} → {case['value_b']:.3f} "
         f"({case['delta']:+.3f}) · first relevant passage at rank {ranks}",
         "",
     ]
     lines += [f"Relevant: {passage_md(doc_id, corpus)}\n" for doc_id in case["gold"][:3]]
-    lines += [f"| rank | {a} | {b} |", "|---|---|---|"]
+    lines += [f"| rank | {md_text(a)} | {md_text(b)} |", "|---|---|---|"]
     for rank in range(1, depth + 1):
         lines.append(f"| {rank} | {found_md(case, 'a', rank, corpus)} | {found_md(case, 'b', rank, corpus)} |")
     return "\n".join(lines)
 
 
-# %% ../nbs/18_cases.ipynb #e27f5411
+# %% ../nbs/18_cases.ipynb #2de11af9
 def cases_md(
     cases: Sequence[Row],  # chosen, with evidence
     collection: Collection,
     counts: Mapping[str, int],  # from `tally`, over all queries
+    trial: str = "",  # what a reader has to know of a run at smoke size
 ) -> str:
     "All cases as one page of Markdown."
     if not cases:
         raise ValueError("no cases to show; choose at least one (n_cases=10)")
-    a, b, measure = (cases[0][key] for key in ("model_a", "model_b", "measure"))
+    a, b, measure = (md_text(cases[0][key]) for key in ("model_a", "model_b", "measure"))
     titles = {
         "win": f"Wins: {b} is better",
         "loss": f"Losses: {b} is worse",
@@ -186,32 +184,14 @@ def cases_md(
     }
     parts = [
         f"# {b} against {a}, query by query",
-        f"{collection.name}, {sum(counts.values())} queries, {measure}: "
+        *([f"**{md_text(trial)}**"] if trial else []),
+        f"{md_text(collection.name)}, {sum(counts.values())} queries, {measure}: "
         f"{counts['wins']} won, {counts['ties']} tied, {counts['losses']} lost. ✓ marks a relevant passage.",
     ]
     for kind, title in titles.items():
         some = [case for case in cases if case["kind"] == kind]
         parts += [f"## {title}", *([case_md(case, collection) for case in some] or ["None."])]
     return "\n\n".join(parts) + "\n"
-
-
-# %% ../nbs/18_cases.ipynb #f4d8a4fb
-def plot_deltas(cases: Sequence[Row]) -> "Figure":
-    "Every query's delta in order, with the counts of wins, ties and losses in the title."
-    import matplotlib.pyplot as plt
-
-    deltas, counts = sorted((case["delta"] for case in cases), reverse=True), tally(cases)
-    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
-    axes.fill_between(range(len(deltas)), deltas, step="mid", color="#2a6f97")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel=f"queries ({len(deltas)}), best first", ylabel=f"{cases[0]['measure']}, difference")
-    axes.set_title(
-        f"{cases[0]['model_b']} against {cases[0]['model_a']}: {counts['wins']} won, {counts['ties']} tied, "
-        f"{counts['losses']} lost",
-        fontsize=10,
-    )
-    plt.close(figure)  # the notebook shows what a cell returns; left open, the figure would be shown twice
-    return figure
 
 
 # %% ../nbs/18_cases.ipynb #f9a770c4

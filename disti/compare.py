@@ -5,36 +5,37 @@
 # %% auto #0
 __all__ = [
     "FIRST",
-    "EQUAL",
     "CLAUSES",
     "in_order",
     "table_rows",
     "tested_pairs",
-    "paired",
     "paired_rows",
+    "could_find",
     "sentence",
     "against_others",
     "verdicts",
     "comparison_of",
+    "measure_files",
     "md_table",
+    "models_md",
+    "tests_md",
     "comparison_md",
 ]
 
-# %% ../nbs/21_compare.ipynb #be3e1011
-import re
-from collections.abc import Sequence
-
-import numpy as np
+# %% ../nbs/21_compare.ipynb #fc36ba16
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from .metrics import mean_measures
 from .plots import p_text
-from .records import Row
+from .records import Row, need
 from .report import best_of
+from .sources import clusters_of, source_findings
 from .stats import holm, paired_tests, paired_values, verdict
 
-# %% ../nbs/21_compare.ipynb #0e611077
+# %% ../nbs/21_compare.ipynb #0eefb471
 FIRST = ("bm25", "untrained", "teacher")
-EQUAL = 1e-9  # values of a measure that differ by less are equal
 
 
 def in_order(models: Sequence[str], main: str = "distilled") -> list[str]:
@@ -43,6 +44,7 @@ def in_order(models: Sequence[str], main: str = "distilled") -> list[str]:
     return [name for name in head if name in models] + sorted(set(models) - set(head))
 
 
+# %% ../nbs/21_compare.ipynb #a87a8fd1
 def table_rows(
     rows: Sequence[Row],  # measure rows of all models
     measures: Sequence[str] = ("nDCG@10", "MRR@10", "Recall@10"),
@@ -69,7 +71,7 @@ def table_rows(
     return table
 
 
-# %% ../nbs/21_compare.ipynb #5c432d32
+# %% ../nbs/21_compare.ipynb #694992f7
 def tested_pairs(models: Sequence[str], main: str, baseline: str) -> list[tuple[str, str]]:
     "Who is tested against whom: main against all others, then the others against the baseline."
     for name in (main, baseline):
@@ -81,43 +83,38 @@ def tested_pairs(models: Sequence[str], main: str, baseline: str) -> list[tuple[
     return [(main, name) for name in (baseline, *others)] + [(name, baseline) for name in others]
 
 
-def paired(rows: Sequence[Row], a: str, b: str, measure: str) -> tuple[list[float], list[float]]:
-    "The values of two models on the same queries, in the same order."
-    of_a, of_b = ([row for row in rows if row["model"] == name] for name in (a, b))
-    _, x, y = paired_values(of_a, of_b, measure)
-    return x, y
-
-
-# %% ../nbs/21_compare.ipynb #4b8f0810
+# %% ../nbs/21_compare.ipynb #3bc0e779
 def paired_rows(
     rows: Sequence[Row],  # measure rows of all models
     pairs: Sequence[tuple[str, str]],
     measure: str = "nDCG@10",
     seed: int = 0,
+    sources: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
 ) -> list[Row]:  # one row a pair; delta is a minus b
     "Test every pair on one measure and correct the p-values together."
-    table, keys = [], ("delta", "ci_low", "ci_high", "p_randomisation", "minimum_effect")
-    values = [paired(rows, a, b, measure) for a, b in pairs]
-    tested = [paired_tests(x, y, seed=seed) for x, y in values]
-    corrected = holm([tests["p_randomisation"] for tests in tested])
-    for (a, b), (x, y), tests, p in zip(pairs, values, tested, corrected, strict=True):
-        diff, numbers = np.subtract(x, y), {key: round(tests[key], 6) for key in keys}
-        counts = {"wins": diff > EQUAL, "ties": abs(diff) <= EQUAL, "losses": diff < -EQUAL}
-        table.append(
-            {
-                "a": a,
-                "b": b,
-                "measure": measure,
-                **numbers,
-                "p_holm": round(p, 6),
-                **{name: int(here.sum()) for name, here in counts.items()},
-                "verdict": re.split("[:,]", verdict(tests, p=p))[0],
-            }
-        )
+    of = {model: [row for row in rows if row["model"] == model] for pair in pairs for model in pair}
+    keys, tested = ("delta", "ci_low", "ci_high", "p_randomisation", "minimum_effect"), []
+    for a, b in pairs:
+        query_ids, x, y = paired_values(of[a], of[b], measure)
+        clusters, _ = clusters_of(query_ids, sources)
+        tested.append(paired_tests(x, y, seed=seed, alpha=0.05 / len(pairs), clusters=clusters))
+    corrected, table = holm([tests["p_randomisation"] for tests in tested]), []
+    for (a, b), tests, p in zip(pairs, tested, corrected, strict=True):
+        numbers = {key: tests[key] if tests[key] is None else round(tests[key], 6) for key in keys}
+        counts = {name: tests[name] for name in ("wins", "ties", "losses")}
+        kind = verdict(tests, p=p).partition(":")[0].partition(",")[0]
+        table.append({"a": a, "b": b, "measure": measure, **numbers, "p_holm": round(p, 6), **counts, "verdict": kind})
     return table
 
 
-# %% ../nbs/21_compare.ipynb #bfda1239
+# %% ../nbs/21_compare.ipynb #10149d04
+def could_find(tests: Sequence[Row]) -> str:  # "" where nothing varies
+    "What these tests could have found, as the end of a sentence."
+    seen = [test["minimum_effect"] for test in tests if test["minimum_effect"] is not None]
+    return f"; a true difference of {max(seen):.3f} would have been found in 4 of 5 tries" if seen else ""
+
+
+# %% ../nbs/21_compare.ipynb #7ec9f831
 def sentence(test: Row) -> str:
     "What one paired test allows to be said."
     a, b, measure = test["a"], test["b"], test["measure"]
@@ -129,18 +126,18 @@ def sentence(test: Row) -> str:
         return f"{a} is {test['verdict']} than {b}: {numbers}."
     if test["verdict"] == "undecided":
         return f"Whether {a} and {b} differ is undecided, test and interval disagree: {numbers}."
-    return (
-        f"No difference between {a} and {b} is shown: {numbers}; a true difference of "
-        f"{test['minimum_effect']:.3f} would have been found in 4 of 5 tries."
-    )
+    if test["verdict"] == "no difference to find":
+        return f"{a} and {b} have no difference to find: their {measure} is equal on all {test['ties']} queries."
+    return f"No difference between {a} and {b} is shown: {numbers}{could_find([test])}."
 
 
-# %% ../nbs/21_compare.ipynb #80d14642
+# %% ../nbs/21_compare.ipynb #213fd470
 CLAUSES = {
     "better": "is better than",
     "worse": "is worse than",
     "undecided": "is undecided against",
     "no difference shown": "is not shown to differ from",
+    "no difference to find": "answers every query as well as",
 }
 
 
@@ -151,12 +148,12 @@ def against_others(tests: Sequence[Row], main: str, baseline: str) -> str:  # ""
         some = [test for test in tests if test["a"] == main and test["b"] != baseline and test["verdict"] == kind]
         if some:
             names = " and ".join([", ".join(test["b"] for test in some[:-1]), some[-1]["b"]]).removeprefix(" and ")
-            seen = max(test["minimum_effect"] for test in some)
-            could = f" (a true difference of {seen:.3f} would have been found in 4 of 5 tries)"
-            said.append(f"{clause} {names}" + could * (kind == "no difference shown"))
+            could = could_find(some).removeprefix("; ") if kind == "no difference shown" else ""
+            said.append(f"{clause} {names}" + (f" ({could})" if could else ""))
     return f"{main} {'; '.join(said)}." if said else ""
 
 
+# %% ../nbs/21_compare.ipynb #0418cba1
 def verdicts(tests: Sequence[Row], main: str, baseline: str) -> list[str]:
     "The sentences that lead the report: main against the baseline, against the others, and the teacher."
     by_pair = {(test["a"], test["b"]): sentence(test) for test in tests}
@@ -164,7 +161,7 @@ def verdicts(tests: Sequence[Row], main: str, baseline: str) -> list[str]:
     return [text for text in said if text]
 
 
-# %% ../nbs/21_compare.ipynb #5b2dba02
+# %% ../nbs/21_compare.ipynb #03d19549
 def comparison_of(
     rows: Sequence[Row],  # measure rows of all models on one collection
     *,
@@ -172,13 +169,17 @@ def comparison_of(
     main: str = "distilled",  # the student the run is about
     baseline: str = "untrained",
     seed: int = 0,  # of intervals and random sign flips
+    sources: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
+    trial: str = "",  # what a reader has to know of a run at smoke size
 ) -> Row:  # comparison.json: no times, dates or paths in it
     "Table, tests and verdict; the same measures give the same bytes."
     if not rows:
         raise ValueError("nothing to compare: no measures of this collection. Run stage 17_evaluate first")
     rows = sorted(rows, key=lambda row: row["query_id"])
     table = table_rows(rows, measures, main)
-    tests = paired_rows(rows, tested_pairs([row["model"] for row in table], main, baseline), measures[0], seed)
+    pairs = tested_pairs([row["model"] for row in table], main, baseline)
+    tests = paired_rows(rows, pairs, measures[0], seed, sources)
+    query_ids = list(dict.fromkeys(row["query_id"] for row in rows))
     return {
         "rows": table,
         "tests": tests,
@@ -187,6 +188,32 @@ def comparison_of(
         "baseline": baseline,
         "measures": list(measures),
         "collection": rows[0]["collection"],
+        "sources": [finding.says for finding in source_findings(query_ids, sources)],
+        "trial": trial,
+    }
+
+
+# %% ../nbs/21_compare.ipynb #08694b0a
+def measure_files(
+    home: Path,  # artifacts/RUN
+    lead: str,  # the run's own collection
+    models: Sequence[str],  # asked for; [] is every model that was evaluated
+    main: str,
+    baseline: str,
+) -> dict[str, list[Path]]:  # collection, the lead first → files of measures
+    "The results of a run, by collection."
+    found: dict[str, list[Path]] = {}
+    for path in sorted((home / "results").glob("*/*/measures.jsonl")):
+        if not models or path.parts[-3] in models:
+            found.setdefault(path.parts[-2], []).append(path)
+    names = models or [path.parts[-3] for path in found.get(lead, [])] or [main]
+    ask = "17_evaluate -p model_name"
+    led = [need(home / "results" / name / lead / "measures.jsonl", f"{ask} {name}") for name in names]
+    whole = {lead: led} | {name: paths for name, paths in sorted(found.items()) if name != lead}
+    return {
+        name: paths
+        for name, paths in whole.items()
+        if name == lead or {main, baseline} <= {path.parts[-3] for path in paths}
     }
 
 
@@ -203,15 +230,20 @@ def md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-# %% ../nbs/21_compare.ipynb #018ff47c
-def comparison_md(comparison: Row) -> str:
-    "The comparison as Markdown."
-    measures, tests, best = comparison["measures"], comparison["tests"], best_of(comparison)
-    table = []
+# %% ../nbs/21_compare.ipynb #c00d9522
+def models_md(comparison: Row) -> str:
+    "Means of all models, the best of a column in bold."
+    measures, best, table = comparison["measures"], best_of(comparison), []
     for row in comparison["rows"]:
         bold = {name: "**" * (round(row[name], 3) == best[name]) for name in measures}
         table.append([row["model"], *(f"{bold[name]}{row[name]:.3f}{bold[name]}" for name in measures)])
-    head = ["difference", measures[0], "95 % interval", "p", "p corrected", "won/tied/lost", "verdict"]
+    return md_table(["model", *measures], table)
+
+
+# %% ../nbs/21_compare.ipynb #cd4567c9
+def tests_md(comparison: Row) -> str:
+    "The tested differences, and the smallest that each test would find in four of five tries."
+    head = ["difference", comparison["measures"][0], "95 % interval", "p", "p corrected", "won/tied/lost", "could find"]
     lines = [
         [
             f"{t['a']} − {t['b']}",
@@ -220,26 +252,29 @@ def comparison_md(comparison: Row) -> str:
             f"{t['p_randomisation']:.4f}",
             f"{t['p_holm']:.4f}",
             f"{t['wins']}/{t['ties']}/{t['losses']}",
+            "" if t["minimum_effect"] is None else f"{t['minimum_effect']:.3f}",
             t["verdict"],
         ]
-        for t in tests
+        for t in comparison["tests"]
     ]
-    n_queries, name = comparison["rows"][0]["n_queries"], comparison["collection"]
-    return "\n".join(
-        [
-            f"## Comparison on {name}",
-            "",
-            *(f"- {text}" for text in comparison["verdict"]),
-            "",
-            md_table(["model", *measures], table),
-            "",
-            f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
-            "The teacher reranks mined candidates, all others search the whole corpus.",
-            "",
-            md_table(head, lines),
-            "",
-            f"Paired differences in {measures[0]}: bootstrap interval, randomisation test, and its p corrected for "
-            f"{len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree.",
-            "",
-        ]
-    )
+    return md_table([*head, "verdict"], lines)
+
+
+# %% ../nbs/21_compare.ipynb #7c912213
+def comparison_md(comparison: Row) -> str:
+    "One comparison as Markdown."
+    n_queries, name, tests = comparison["rows"][0]["n_queries"], comparison["collection"], comparison["tests"]
+    parts = [
+        f"## Comparison on {name}",
+        *([f"**{comparison['trial']}**"] if comparison["trial"] else []),
+        "\n".join(f"- {text}" for text in comparison["verdict"]),
+        models_md(comparison),
+        f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
+        "The teacher reranks mined candidates, all others search the whole corpus.",
+        tests_md(comparison),
+        f"Paired differences in {comparison['measures'][0]}: bootstrap interval, randomisation test, and its p corrected for "
+        f"{len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. *Could find* is the "
+        f"smallest true difference that a test at .05/{len(tests)} would find in 4 of 5 tries.",
+        *(f"{text[:1].upper()}{text[1:]}." for text in comparison["sources"]),
+    ]
+    return "\n\n".join(parts) + "\n"

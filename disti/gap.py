@@ -6,6 +6,7 @@
 __all__ = [
     "AGREEMENT",
     "FEATURES",
+    "TESTED",
     "list_ranks",
     "gap_rows",
     "by_query",
@@ -16,11 +17,12 @@ __all__ = [
     "slices",
     "values_of",
     "compare_agreement",
+    "mean_agreement",
     "gap_summary",
     "plot_slices",
 ]
 
-# %% ../nbs/19_gap.ipynb #941e9d94
+# %% ../nbs/19_gap.ipynb #23b8b855
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -29,9 +31,11 @@ import numpy as np
 
 from .data import dealt
 from .metrics import calibrate, fidelity, mean_measures
+from .plots import MAIN, SOFT, drawing
 from .records import Row, RowError
 from .retrieve import word_tokenizer
-from .stats import paired_tests, verdict
+from .sources import clusters_of
+from .stats import holm, paired_tests, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,16 +80,17 @@ def gap_rows(
     return rows
 
 
-# %% ../nbs/19_gap.ipynb #9493cccf
-AGREEMENT = ("Spearman", "Kendall", "Pearson", "top1")
-
-
+# %% ../nbs/19_gap.ipynb #82778176
 def by_query(rows: Sequence[Row]) -> dict[str, list[Row]]:
     "Gap rows of each query."
     lists: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         lists[row["query_id"]].append(row)
     return dict(lists)
+
+
+# %% ../nbs/19_gap.ipynb #d8483fae
+AGREEMENT = ("Spearman", "Kendall", "Pearson", "top1")
 
 
 def agreement(
@@ -97,20 +102,12 @@ def agreement(
     for query_id, some in by_query(rows).items():
         values = fidelity([[row["teacher"] for row in some]], [[row["student"] for row in some]])
         if not values["n_constant"]:
-            found += [
-                {
-                    "model": some[0]["model"],
-                    "collection": collection,
-                    "query_id": query_id,
-                    "measure": name,
-                    "value": round(values[name], 6),
-                }
-                for name in AGREEMENT
-            ]
+            about = {"model": some[0]["model"], "collection": collection, "query_id": query_id}
+            found += [about | {"measure": name, "value": round(values[name], 6)} for name in AGREEMENT]
     return found
 
 
-# %% ../nbs/19_gap.ipynb #0b15b876
+# %% ../nbs/19_gap.ipynb #d73f4c35
 def add_error(
     rows: Sequence[Row],  # gap rows of one student
     seed: int = 0,  # of the halves
@@ -160,7 +157,7 @@ def add_features(
     return made
 
 
-# %% ../nbs/19_gap.ipynb #93f0416c
+# %% ../nbs/19_gap.ipynb #78b5c924
 def thirds(values: Sequence[float]) -> list[str]:  # a name for each value, such as "5 to 8"
     "Cut numbers into thirds that are named by what they hold; equal numbers stay together."
     numbers = np.asarray(values, float)
@@ -170,6 +167,7 @@ def thirds(values: Sequence[float]) -> list[str]:  # a name for each value, such
     return [names[k] for k in place.tolist()]
 
 
+# %% ../nbs/19_gap.ipynb #31fef865
 def slices(
     rows: Sequence[Row],  # gap rows of one student, with error and features
 ) -> list[Row]:  # {"model", "feature", "slice", "n_pairs", "n_queries", "rank_gap", "bias", "mae"}
@@ -184,23 +182,20 @@ def slices(
         for name in in_order:
             here = [i for i, other in enumerate(names) if other == name]
             numbers = {"rank_gap": abs(moved[here]), "bias": moved[here], "mae": error[here]}
-            table.append(
-                {
-                    "model": rows[0]["model"],
-                    "feature": feature,
-                    "slice": name + FEATURES[feature],
-                    "n_pairs": len(here),
-                    "n_queries": len({rows[i]["query_id"] for i in here}),
-                    **{key: round(float(some.mean()), 4) for key, some in numbers.items()},
-                }
-            )
+            about = {"model": rows[0]["model"], "feature": feature, "slice": name + FEATURES[feature]}
+            sizes = {"n_pairs": len(here), "n_queries": len({rows[i]["query_id"] for i in here})}
+            table.append(about | sizes | {key: round(float(some.mean()), 4) for key, some in numbers.items()})
     return table
 
 
-# %% ../nbs/19_gap.ipynb #f9d9b504
+# %% ../nbs/19_gap.ipynb #b43b9b1a
 def values_of(near: Sequence[Row], model: str, measure: str) -> dict[str, float]:
     "Query id → value, of one model and measure."
     return {row["query_id"]: row["value"] for row in near if row["model"] == model and row["measure"] == measure}
+
+
+# %% ../nbs/19_gap.ipynb #7d01b8ff
+TESTED = ("Spearman", "top1")
 
 
 def compare_agreement(
@@ -208,73 +203,73 @@ def compare_agreement(
     student: str,
     reference: str,
     seed: int = 0,
-) -> list[Row]:  # one row a measure: delta with interval, p and verdict
+    sources: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
+) -> list[Row]:  # one row a measure: delta with interval, p, smallest difference that could be found, verdict
     "Is the student nearer to the teacher than the reference is? Paired, over the queries that both have."
-    made = []
-    for measure in ("Spearman", "top1"):
+    tested = []
+    for measure in TESTED:
         a, b = (values_of(near, model, measure) for model in (student, reference))
-        if len(both := [query_id for query_id in a if query_id in b]) > 1:
-            tested = paired_tests([a[q] for q in both], [b[q] for q in both], seed=seed)
-            numbers = {key: round(tested[key], 6) for key in ("delta", "ci_low", "ci_high", "p_randomisation")}
-            made.append({"a": student, "b": reference, "measure": measure, **numbers, "verdict": verdict(tested)})
+        both = [query_id for query_id in a if query_id in b]
+        if len(both) > 1:
+            clusters, _ = clusters_of(both, sources)
+            values = [a[q] for q in both], [b[q] for q in both]
+            tested.append((measure, paired_tests(*values, seed=seed, alpha=0.05 / len(TESTED), clusters=clusters)))
+    corrected, made = holm([tests["p_randomisation"] for _, tests in tested]), []
+    for (measure, tests), p in zip(tested, corrected, strict=True):
+        keys = ("delta", "ci_low", "ci_high", "p_randomisation", "minimum_effect")
+        numbers = {key: tests[key] if tests[key] is None else round(tests[key], 6) for key in keys}
+        said = {"p_holm": round(p, 6), "verdict": verdict(tests, p=p)}
+        made.append({"a": student, "b": reference, "measure": measure, **numbers, **said})
     return made
 
 
-# %% ../nbs/19_gap.ipynb #511d8741
+# %% ../nbs/19_gap.ipynb #3d92dfd1
+def mean_agreement(rows: Sequence[Row], near: Sequence[Row], model: str) -> Row:  # one row of the summary's table
+    "Means over queries of one student's agreement, and its mean absolute error."
+    mine, own = [row for row in rows if row["model"] == model], [row for row in near if row["model"] == model]
+    n_queries, n_varied = len(by_query(mine)), len(values_of(near, model, "top1"))
+    means = {key: round(value, 6) for key, value in mean_measures(own).items()}
+    mae = round(float(np.mean([abs(row["error"]) for row in mine])), 6)
+    return {"model": model, **means, "mae": mae, "n_queries": n_varied, "n_constant": n_queries - n_varied}
+
+
+# %% ../nbs/19_gap.ipynb #4c79cd2f
 def gap_summary(
     rows: Sequence[Row],  # gap rows with error and features, of one or two students
     near: Sequence[Row],  # their agreement rows
     student: str,
     reference: str = "",  # the student to compare with, when it was scored
     seed: int = 0,
+    sources: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
 ) -> Row:  # agreement means, paired tests and slices
     "What a reader wants to know of the gap, as one object."
-    models, means, table = [name for name in (student, reference) if name], [], []
-    for model in models:
-        mine = [row for row in rows if row["model"] == model]
-        n_queries, n_varied = len(by_query(mine)), len(values_of(near, model, "top1"))
-        mean = {key: round(value, 6) for key, value in mean_measures([r for r in near if r["model"] == model]).items()}
-        means.append(
-            {
-                "model": model,
-                **mean,
-                "mae": round(float(np.mean([abs(row["error"]) for row in mine])), 6),
-                "n_queries": n_varied,
-                "n_constant": n_queries - n_varied,
-            }
-        )
-        table += slices(mine)
-    tests = compare_agreement(near, student, reference, seed) if reference else []
+    models = [name for name in (student, reference) if name]
+    mine = [row for row in rows if row["model"] == models[-1]]
     return {
         "student": student,
         "reference": reference,
-        "n_queries": n_queries,
+        "n_queries": len(by_query(mine)),
         "n_pairs": len(mine),
-        "agreement": means,
-        "tests": tests,
-        "slices": table,
+        "agreement": [mean_agreement(rows, near, model) for model in models],
+        "tests": compare_agreement(near, student, reference, seed, sources) if reference else [],
+        "slices": [row for model in models for row in slices([row for row in rows if row["model"] == model])],
     }
 
 
-# %% ../nbs/19_gap.ipynb #ff801119
+# %% ../nbs/19_gap.ipynb #e4fa2ed9
 def plot_slices(summary: Row) -> "Figure":
     "Rank gap by slice; the student's dot and the reference's."
-    import matplotlib.pyplot as plt
-
     table, student = summary["slices"], summary["student"]
     names = list(dict.fromkeys(f"{row['feature']}: {row['slice']}" for row in table))
-    figure, axes = plt.subplots(figsize=(5, 3.4), dpi=80, layout="constrained")
-    for model, color in ((summary["reference"], "#b0b0b0"), (student, "#2a6f97")):
-        mine = [row for row in table if row["model"] == model]
-        places = [names.index(f"{row['feature']}: {row['slice']}") for row in mine]
-        if mine:
-            axes.scatter([row["rank_gap"] for row in mine], places, color=color, label=model, zorder=2)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.grid(axis="y", linewidth=0.4)
-    axes.set_xlabel("mean distance to the teacher's rank", fontsize=8)
     widest = max((row for row in table if row["model"] == student), key=lambda row: row["rank_gap"])
-    axes.set_title(f"{student} is furthest from the teacher at\n{widest['feature']}: {widest['slice']}", fontsize=9)
-    axes.legend(fontsize=7)
-    plt.close(figure)
+    title = f"{student} is furthest from the teacher at\n{widest['feature']}: {widest['slice']}"
+    with drawing(title, "mean distance to the teacher's rank", "", (5, 3.4)) as (figure, axes):
+        for model, color in ((summary["reference"], SOFT), (student, MAIN)):
+            mine = [row for row in table if row["model"] == model]
+            places = [names.index(f"{row['feature']}: {row['slice']}") for row in mine]
+            if mine:
+                axes.scatter([row["rank_gap"] for row in mine], places, color=color, label=model, zorder=2)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.invert_yaxis()
+        axes.grid(axis="y", linewidth=0.4)
     return figure

@@ -49,7 +49,7 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
-# %% ../nbs/03b_plots.ipynb #3fc9f1c4
+# %% ../nbs/03b_plots.ipynb #dbc40cc4
 COLOURS = {"#1b1b1a": "var(--ink)", "#767676": "var(--soft)", "#1f6f8b": "var(--main)", "#b4552d": "var(--other)"}
 INK, SOFT, MAIN, OTHER = COLOURS
 
@@ -64,7 +64,9 @@ def drawing(
     "Figure and axes of one plot; it is closed, since a notebook shows what a cell returns."
     import matplotlib.pyplot as plt
 
-    colours = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    colours: dict[Any, Any] = dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    )
     small: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 9, "legend.frameon": False}
     bare: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
     with plt.rc_context({**colours, **small, **bare}):

@@ -10,16 +10,28 @@ __all__ = [
     "best_of",
     "plot_history",
     "plot_agreement",
+    "read_facts",
+    "read_manifests",
+    "trial_of",
+    "own_collection",
+    "noticed",
     "read_parts",
     "stage_lines",
     "about",
+    "objective_of",
+    "reading",
     "told_case",
+    "rival_limit",
+    "reach_limit",
     "limits",
     "plots",
+    "scale_of",
+    "provenance",
+    "template",
     "report_html",
 ]
 
-# %% ../nbs/09g_report.ipynb #7ee80e61
+# %% ../nbs/09g_report.ipynb #d807c6d7
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -27,9 +39,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from jinja2 import Environment, StrictUndefined
 
 from .data import Collection
+from .findings import read_findings
 from .plots import MAIN, OTHER, SOFT, drawing, figure_html, p_text, plot_deltas, plot_scores, signed
 from .records import Row, RowError, read_rows
 from .stats import paired_values
@@ -73,31 +87,72 @@ def plot_agreement(near: Sequence[Row], student: str, reference: str = "") -> "F
     return figure
 
 
-# %% ../nbs/09g_report.ipynb #ae3bd32a
+# %% ../nbs/09g_report.ipynb #d79d808a
+def read_facts(path: Path) -> Row:  # {} where there is no file
+    "One JSON object."
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+# %% ../nbs/09g_report.ipynb #1892c179
+def read_manifests(home: Path) -> dict[str, Row]:  # "models/kl" → its manifest
+    "The manifests of a run; not those of checkpoints, and not the report's own."
+    paths = {path.relative_to(home).as_posix().removesuffix(".meta.json"): path for path in home.rglob("*.meta.json")}
+    made = {name: read_facts(paths[name]) for name in sorted(paths) if not name.startswith("checkpoints/")}
+    return {name: facts for name, facts in made.items() if facts.get("stage") != "21_compare"}
+
+
+# %% ../nbs/09g_report.ipynb #a60963c2
+def trial_of(home: Path) -> str:  # "" for a run at full size
+    "Why the numbers of a run mean little, in a sentence."
+    path = home / "recipe.yaml"
+    recipe = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+    if scale := recipe.get("scale"):
+        return f"A trial at scale {scale}: it shows that the path works. Its numbers mean nothing."
+    for made in map(read_facts, sorted(home.glob("results/*/*/measures.jsonl.meta.json"))):
+        wanted, counts = made.get("params", {}), made.get("counts", {})
+        limits = {"max_docs": counts.get("passages", 0), "max_eval_queries": counts.get("queries measured", 0)}
+        if any(0 < wanted.get(name, 0) <= found for name, found in limits.items()):
+            return "A trial on a sample of the collection: its numbers are not those of the whole and mean little."
+    return ""
+
+
+# %% ../nbs/09g_report.ipynb #00e03196
+def own_collection(home: Path, otherwise: str = "") -> str:
+    "The collection that a run was mined for."
+    return read_facts(home / "hard-negative" / "groups.jsonl.meta.json").get("params", {}).get("collection", otherwise)
+
+
+# %% ../nbs/09g_report.ipynb #b82d408f
+def noticed(home: Path) -> list[Row]:  # {"severity", "check", "says", "remedy", "stages"}, the worst first
+    "The findings of a run, each once, with the stages that saw it."
+    found: dict[tuple[str, ...], Row] = {}
+    for row in read_findings(home / "findings.jsonl"):
+        key = tuple(str(row[name]) for name in ("severity", "check", "says", "remedy"))
+        entry = found.setdefault(key, dict(zip(("severity", "check", "says", "remedy"), key, strict=True), stages=[]))
+        entry["stages"] += [row["stage"]] if row.get("stage") and row["stage"] not in entry["stages"] else []
+    return list(found.values())
+
+
+# %% ../nbs/09g_report.ipynb #3018a817
 def read_parts(home: Path) -> dict[str, Any]:
     "What earlier stages left in a run's folder; a part that is not there is empty."
 
     def rows(name: str, kind: str) -> list[Row]:
         return read_rows(home / name, kind) if (home / name).exists() else []
 
-    def facts(name: str) -> Row:
-        return json.loads((home / name).read_text(encoding="utf-8")) if (home / name).exists() else {}
-
-    histories = {
-        path.name.removesuffix(".history.jsonl"): read_rows(path, "history")
-        for path in sorted((home / "models").glob("*.history.jsonl"))
-    }
-    paths = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*.meta.json"))]
-    manifests = {name.removesuffix(".meta.json"): facts(name) for name in paths if not name.startswith("checkpoints/")}
+    histories = sorted((home / "models").glob("*.history.jsonl"))
     return {
-        "histories": histories,
-        "teacher": facts("teacher-score/teacher.json"),
+        "histories": {path.name.removesuffix(".history.jsonl"): read_rows(path, "history") for path in histories},
+        "teacher": read_facts(home / "teacher-score" / "teacher.json"),
         "scored": rows("teacher-score/train.jsonl", "scored"),
         "test": rows("teacher-score/test.jsonl", "scored"),
         "cases": rows("case-study/cases.jsonl", "case"),
-        "gap": facts("gap/gap.json"),
+        "gap": read_facts(home / "gap" / "gap.json"),
         "near": rows("gap/agreement.jsonl", "measure"),
-        "manifests": {name: made for name, made in manifests.items() if made["stage"] != "21_compare"},
+        "findings": noticed(home),
+        "student": read_facts(home / "hard-negative" / "model.json"),
+        "mined": read_facts(home / "hard-negative" / "groups.jsonl.meta.json").get("counts", {}),
+        "manifests": read_manifests(home),
     }
 
 
@@ -115,7 +170,7 @@ def stage_lines(manifests: Mapping[str, Row]) -> list[Row]:  # {"stage", "files"
     return sorted(jobs.values(), key=lambda job: (job["stage"], job["files"]))
 
 
-# %% ../nbs/09g_report.ipynb #e9a52dbd
+# %% ../nbs/09g_report.ipynb #76806adf
 SAID = {
     "bm25": "word matching, no training",
     "untrained": "the student before training",
@@ -126,17 +181,46 @@ TAUGHT = {"14_distill": "trained on the teacher's scores", "15_lora": "trained o
 FROM = ("embedding_teacher", "of")  # parameters that name another model
 
 
-def about(model: str, manifests: Mapping[str, Row], teacher: Row) -> str:
+def about(
+    model: str,
+    manifests: Mapping[str, Row],
+    teacher: Row,  # teacher.json
+    collection: str = "",
+) -> str:
     "What a model is, from what its manifest says."
     if model in SAID:
         members = " + ".join(f"{member['weight']:.2f} {member['name']}" for member in teacher.get("members", []))
         return SAID[model] + (f": {members}" if model == "teacher" and members else "")
     made = manifests.get(f"models/{model}", {"stage": "", "params": {}})
     params = made["params"]
-    steps = f"{params['steps']} steps" if "steps" in params else ""
-    taught = " ".join([TAUGHT.get(made["stage"], ""), *(str(params[key]) for key in FROM if key in params)])
-    parts = [taught, params.get("method", ""), params.get("loss", ""), steps]
-    return ", ".join(part for part in parts if part)
+    taught = " ".join([TAUGHT.get(made["stage"], ""), *(str(params[key]) for key in FROM if params.get(key))])
+    budget = [f"{params[key]:g} {key}" for key in ("epochs", "steps") if params.get(key)]
+    parts = [taught, params.get("method", ""), objective_of(made), *budget[:1]]
+    foreign = manifests.get(f"results/{model}/{collection}/measures.jsonl", {}).get("params", {}).get("model", "")
+    return ", ".join(part for part in parts if part) or (f"from elsewhere: {foreign}" if foreign else "")
+
+
+# %% ../nbs/09g_report.ipynb #92f11c40
+def objective_of(made: Row) -> str:
+    "The objective of a trained model, in the words that a recipe takes; what was fixed before the first step included."
+    told = made.get("objective") or made.get("facts", {}).get("objective") or made.get("params", {}).get("loss", "")
+    return str(told)
+
+
+# %% ../nbs/09g_report.ipynb #770f21fb
+def reading(
+    comparison: Row, manifests: Mapping[str, Row]
+) -> list[Row]:  # {"model", "length", "queries", "passages", prompts}
+    "Tokens that each model reads, and the shares of texts that are longer."
+    table = []
+    for model in (row["model"] for row in comparison["rows"]):
+        facts = manifests.get(f"results/{model}/{comparison['collection']}/measures.jsonl", {}).get("facts", {})
+        if facts.get("length"):
+            record = facts.get("model", {})
+            prompts = [record.get(f"{kind}_prompt", "") for kind in ("query", "passage")]
+            cut = {kind: facts.get(f"cut {kind}", 0.0) for kind in ("queries", "passages")}
+            table.append({"model": model, "length": facts["length"], **cut, "prompts": prompts})
+    return table
 
 
 # %% ../nbs/09g_report.ipynb #9e53ed38
@@ -159,7 +243,34 @@ def told_case(case: Row, texts: Collection) -> Row:
     return case | {"query": texts.queries[case["query_id"]], "gold": list(map(passage, case["gold"])), "sides": sides}
 
 
-# %% ../nbs/09g_report.ipynb #b3e59251
+# %% ../nbs/09g_report.ipynb #096d153d
+def rival_limit(comparison: Row) -> list[str]:
+    "The smallest difference between students that would have been found."
+    rivals = [
+        test["minimum_effect"]
+        for test in comparison["tests"]
+        if test["a"] == comparison["main"] and test["b"] not in (comparison["baseline"], *SAID)
+    ]
+    seen = [value for value in rivals if value is not None]
+    said = f"a true difference below {max(seen):.3f} {comparison['measures'][0]} would" if seen else ""
+    return (
+        [f"Small differences between students: {said} have been missed in more than one of five tries."] if seen else []
+    )
+
+
+# %% ../nbs/09g_report.ipynb #a24d6dd8
+def reach_limit(lists: Sequence[Row]) -> list[str]:  # the teacher's scored candidates
+    "What the teacher could find at best."
+    if not lists:
+        return []
+    depth, reach = max(len(row["labels"]) for row in lists), np.mean([max(row["labels"]) > 0 for row in lists])
+    return [
+        f"The teacher at its best: it reranks at most {depth} candidates a query, and a relevant passage "
+        f"is among them for {100 * reach:.0f} % of the queries."
+    ]
+
+
+# %% ../nbs/09g_report.ipynb #193d0e27
 def limits(
     comparison: Row,
     queries: Sequence[str],  # ids of the measured ones
@@ -167,35 +278,19 @@ def limits(
     texts: Collection,
 ) -> list[str]:
     "What this comparison does not show."
-    main, measure, n = comparison["main"], comparison["measures"][0], comparison["rows"][0]["n_queries"]
-    rivals = [
-        test["minimum_effect"]
-        for test in comparison["tests"]
-        if test["a"] == main and test["b"] not in (comparison["baseline"], *SAID)
-    ]
+    n, name = comparison["rows"][0]["n_queries"], comparison["collection"]
     seeds = sorted({str(made["seed"]) for made in parts["manifests"].values() if made.get("seed") is not None})
     relevant = np.mean([sum(grade > 0 for grade in texts.qrels[query].values()) for query in queries])
-    said = [
-        f"Other texts: this is one collection ({comparison['collection']}, {n} queries). Another domain needs its own "
-        "evaluation.",
+    return [
+        f"Other texts: this is one collection ({name}, {n} queries). Another domain needs its own evaluation.",
         f"Luck in training: every model was trained once, with seed {', '.join(seeds) or 'unknown'}. The intervals are "
         "about the choice of queries only; train with a second seed before you rely on a small difference.",
         f"Unjudged answers: a query has {relevant:.1f} passages judged relevant on average. A model that finds another "
         "good answer is marked down for it.",
         "Speed and cost: the seconds here are those of one machine and one run.",
+        *rival_limit(comparison),
+        *reach_limit(parts["test"]),
     ]
-    if rivals:
-        said.append(
-            f"Small differences between students: a true difference below {max(rivals):.3f} {measure} would "
-            "have been missed in more than one of five tries."
-        )
-    if lists := parts["test"]:
-        depth, reach = max(len(row["labels"]) for row in lists), np.mean([max(row["labels"]) > 0 for row in lists])
-        said.append(
-            f"The teacher at its best: it reranks at most {depth} candidates a query, and a relevant passage "
-            f"is among them for {100 * reach:.0f} % of the queries."
-        )
-    return said
 
 
 # %% ../nbs/09g_report.ipynb #1f537221
@@ -213,9 +308,42 @@ def plots(comparison: Row, rows: Sequence[Row], parts: Mapping[str, Any]) -> dic
     }
 
 
-# %% ../nbs/09g_report.ipynb #bcff46ab
+# %% ../nbs/09g_report.ipynb #493d1794
+def scale_of(tests: Sequence[Row]) -> Any:  # a function from a difference to a place in 4..96 %
+    "Where a difference stands on the axis that all intervals of a table share."
+    ends = [test[key] for test in tests for key in ("ci_low", "ci_high")] + [0.0]
+    low, wide = min(ends), max(ends) - min(ends) or 1.0
+    return lambda value: round(4 + 92 * (value - low) / wide, 2)
+
+
+# %% ../nbs/09g_report.ipynb #3b0f2d35
+def provenance(manifests: Mapping[str, Row]) -> dict[str, Any]:
+    "Jobs, versions, commits and devices of a run."
+    made = manifests.values()
+    return {
+        "jobs": stage_lines(manifests),
+        "versions": {name: found for facts in made for name, found in facts.get("versions", {}).items()},
+        "commits": sorted({facts["git"] for facts in made if facts.get("git")}),
+        "devices": sorted({facts["device"] for facts in made if facts.get("device")}),
+        "objectives": {
+            name.removeprefix("models/"): told
+            for name, facts in manifests.items()
+            if name.startswith("models/") and (told := objective_of(facts))
+        },
+    }
+
+
+# %% ../nbs/09g_report.ipynb #928b062c
+def template() -> Any:  # a jinja2.Template
+    "The page's template, which escapes all that data brings."
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {"signed": signed, "p": lambda value: p_text(value).replace(" ", "\N{NO-BREAK SPACE}")}
+    return page.from_string(files("disti").joinpath("_report.html.j2").read_text(encoding="utf-8"))
+
+
+# %% ../nbs/09g_report.ipynb #08486a4e
 def report_html(
-    comparison: Row,
+    comparison: Row,  # with `others`, the comparisons on further collections
     rows: Sequence[Row],  # measure rows of all models
     parts: Mapping[str, Any],  # from `read_parts`
     texts: Collection,
@@ -224,31 +352,20 @@ def report_html(
     n_cases: int = 3,  # cases shown of each kind
 ) -> str:
     "The whole report as one HTML page."
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"signed": signed, "p": lambda value: p_text(value).replace(" ", "\N{NO-BREAK SPACE}")}
-    template = page.from_string(files("disti").joinpath("_report.html.j2").read_text(encoding="utf-8"))
-    told = {
-        kind: [told_case(case, texts) for case in parts["cases"] if case["kind"] == kind][:n_cases]
-        for kind in ("win", "loss", "typical")
-    }
-    ends = [test[key] for test in comparison["tests"] for key in ("ci_low", "ci_high")] + [0.0]
-    low, wide = min(ends), max(ends) - min(ends) or 1.0
-    made, queries = parts["manifests"], sorted({row["query_id"] for row in rows})
-    counts = made.get(f"results/{comparison['main']}/measures.jsonl", {}).get("counts", {})
-    return template.render(
-        c=comparison,
+    told = {kind: [case for case in parts["cases"] if case["kind"] == kind] for kind in ("win", "loss", "typical")}
+    made, queries, name = parts["manifests"], sorted({row["query_id"] for row in rows}), comparison["collection"]
+    counts = made.get(f"results/{comparison['main']}/{name}/measures.jsonl", {}).get("counts", {})
+    return template().render(
+        c={"others": [], "trial": "", "sources": []} | comparison,
         run=run,
-        n_passages=counts.get("passages"),
-        cases=told,
-        gap=parts["gap"],
-        teacher=parts["teacher"],
-        best=best_of(comparison),
-        jobs=stage_lines(made),
+        counts=counts,
+        cases={kind: [told_case(case, texts) for case in some[:n_cases]] for kind, some in told.items()},
+        best=best_of,
+        scale=scale_of,
         plots=plots(comparison, rows, parts),
         limits=limits(comparison, queries, parts, texts),
-        x=lambda value: round(4 + 92 * (value - low) / wide, 2),
-        about={row["model"]: about(row["model"], made, parts["teacher"]) for row in comparison["rows"]},
-        versions={name: found for facts in made.values() for name, found in facts["versions"].items()},
-        commits=sorted({facts["git"] for facts in made.values() if facts.get("git")}),
-        devices=sorted({facts["device"] for facts in made.values() if facts.get("device")}),
+        reading=reading(comparison, made),
+        about={row["model"]: about(row["model"], made, parts["teacher"], name) for row in comparison["rows"]},
+        **{key: parts[key] for key in ("gap", "teacher", "findings", "student", "mined")},
+        **provenance(made),
     )

@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "EXACT_UP_TO",
-    "LEAST_CLUSTERS",
     "EQUAL",
     "paired_values",
     "cluster_sums",
@@ -15,7 +14,6 @@ __all__ = [
     "standard_error",
     "minimum_effect",
     "holm",
-    "query_clusters",
     "ratio",
     "tally",
     "effect_sizes",
@@ -23,10 +21,9 @@ __all__ = [
     "verdict",
 ]
 
-# %% ../nbs/03_stats.ipynb #6e932027
+# %% ../nbs/03_stats.ipynb #c230c843
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,22 +157,6 @@ def holm(ps: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(ps) - place) * ps[index]))
         adjusted[index] = least
     return adjusted
-
-
-# %% ../nbs/03_stats.ipynb #4f1e4f58
-LEAST_CLUSTERS = 10  # effective ones: a bootstrap over fewer knows too little of what it draws from
-
-
-def query_clusters(
-    query_ids: Sequence[str],
-    sources: Mapping[str, str],  # query → name of what it shares with others; a query that is missing stands alone
-) -> tuple[list[str] | None, float]:  # clusters for the tests, or None; effective clusters
-    "The clusters of queries, when some are shared and enough are left to test with."
-    names = [sources.get(query_id, f"query {query_id}") for query_id in query_ids]
-    sizes = np.array(list(Counter(names).values()), float)
-    effective = float(sizes.sum() ** 2 / (sizes @ sizes)) if len(sizes) else 0.0
-    shared = len(sizes) < len(names) and effective >= LEAST_CLUSTERS
-    return (names if shared else None), effective
 
 
 # %% ../nbs/03_stats.ipynb #a54afdd2
