@@ -19,15 +19,14 @@ __all__ = [
     "find_cases",
 ]
 
-# %% ../nbs/18_cases.ipynb #a2ceb9fc
+# %% ../nbs/18_cases.ipynb #ac4d0b19
 import re
 from collections.abc import Mapping, Sequence
 from statistics import median
 
 from .data import Collection, Qrels, Run, seeded_order
-from .plots import plot_deltas
 from .records import Row
-from .stats import paired_values, tally
+from .stats import paired_values
 
 
 # %% ../nbs/18_cases.ipynb #8bee67e4

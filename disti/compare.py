@@ -22,8 +22,7 @@ __all__ = [
     "comparison_md",
 ]
 
-# %% ../nbs/21_compare.ipynb #fc36ba16
-import json
+# %% ../nbs/21_compare.ipynb #adbc1698
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -260,7 +259,7 @@ def tests_md(comparison: Row) -> str:
     return md_table([*head, "verdict"], lines)
 
 
-# %% ../nbs/21_compare.ipynb #7c912213
+# %% ../nbs/21_compare.ipynb #04024096
 def comparison_md(comparison: Row) -> str:
     "One comparison as Markdown."
     n_queries, name, tests = comparison["rows"][0]["n_queries"], comparison["collection"], comparison["tests"]
@@ -272,9 +271,9 @@ def comparison_md(comparison: Row) -> str:
         f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
         "The teacher reranks mined candidates, all others search the whole corpus.",
         tests_md(comparison),
-        f"Paired differences in {comparison['measures'][0]}: bootstrap interval, randomisation test, and its p corrected for "
-        f"{len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. *Could find* is the "
-        f"smallest true difference that a test at .05/{len(tests)} would find in 4 of 5 tries.",
+        f"Paired differences in {comparison['measures'][0]}: bootstrap interval, randomisation test, and its p "
+        f"corrected for {len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. "
+        f"*Could find* is the smallest true difference that a test at .05/{len(tests)} would find in 4 of 5 tries.",
         *(f"{text[:1].upper()}{text[1:]}." for text in comparison["sources"]),
     ]
     return "\n\n".join(parts) + "\n"
