@@ -207,7 +207,7 @@ def objective_of(made: Row) -> str:
     return str(told)
 
 
-# %% ../nbs/09g_report.ipynb #26e5fc63
+# %% ../nbs/09g_report.ipynb #96ac84d3
 def reading(
     comparison: Row, manifests: Mapping[str, Row]
 ) -> list[Row]:  # {"model", "length", "queries", "passages", prompts}
@@ -243,7 +243,7 @@ def told_case(case: Row, texts: Collection) -> Row:
     return case | {"query": texts.queries[case["query_id"]], "gold": list(map(passage, case["gold"])), "sides": sides}
 
 
-# %% ../nbs/09g_report.ipynb #5747c942
+# %% ../nbs/09g_report.ipynb #15d328fe
 def rival_limit(comparison: Row) -> list[str]:
     "The smallest difference between students that would have been found."
     rivals = [
