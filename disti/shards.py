@@ -146,7 +146,10 @@ def score_ahead(
     with PairStore(path) as store:
         collect(store, Path(path))
         plans = [todo(job.scorer, job.pairs, store, commit_pairs) for job in jobs]
-        left, first = sum(len(unit) for plan in plans for unit in plan), next((n for n, plan in enumerate(plans) if plan), -1)
+        left, first = (
+            sum(len(unit) for plan in plans for unit in plan),
+            next((n for n, plan in enumerate(plans) if plan), -1),
+        )
         if first < 0:
             return None
         with progress_bar(left, "teacher") as bar:

@@ -249,7 +249,7 @@ def prune(store: PairStore, digests: Sequence[str]) -> int:  # pairs deleted
     store.db.execute("VACUUM")
     return before - store.count()
 
-# %% ../nbs/06b_store.ipynb #662f9ded
+# %% ../nbs/06b_store.ipynb #a099b7b2
 def left_behind(store: PairStore, scorer: Scorer, path: str | Path = "STORE") -> list[Finding]:
     "A note when a store has pairs of a scorer of this name, and none under its digest."
     rows = [row for row in listing(store) if row["name"] == scorer.name and row["digest"] != scorer.digest]
@@ -266,7 +266,8 @@ def left_behind(store: PairStore, scorer: Scorer, path: str | Path = "STORE") ->
 def adopt(store: PairStore, old: str, new: str) -> int:  # pairs that are now under `new`
     "Give a scorer's pairs another digest."
     if not store.count(old) or store.count(new):
-        raise ValueError(f"adopt renames a digest that has pairs to one that has none; {old}: {store.count(old)}, {new}: {store.count(new)}")
+        counts = f"{old}: {store.count(old)}, {new}: {store.count(new)}"
+        raise ValueError(f"adopt renames a digest that has pairs to one that has none; {counts}")
     with store.db:
         store.db.execute("DELETE FROM scorers WHERE digest = ?", (new,))
         store.db.execute("UPDATE scorers SET digest = ? WHERE digest = ?", (new, old))
@@ -331,14 +332,15 @@ def export_scores(store: PairStore, start: str, to: Path | None) -> None:
     with replacing(to) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(lines)
 
-# %% ../nbs/06b_store.ipynb #ab0cc306
+# %% ../nbs/06b_store.ipynb #1877e9db
 def prune_asked(store: PairStore, asked: argparse.Namespace) -> None:
     "Say which scorers go, and with --yes delete them."
     rows = [row for row in listing(store) if row["digest"].startswith(asked.scorer)]
     if not asked.scorer or not rows:
         raise ValueError(f"no scorer of {asked.store} starts with {asked.scorer!r}; see disti scores list")
+    verb = "deleted" if asked.yes else "would delete (add --yes)"
     for row in rows:
-        print(f"{'deleted' if asked.yes else 'would delete (add --yes)'} {row['digest']}: {row['pairs']:,} pairs of {row['name']}")
+        print(f"{verb} {row['digest']}: {row['pairs']:,} pairs of {row['name']}")
     if asked.yes:
         prune(store, [row["digest"] for row in rows])
 
