@@ -22,18 +22,18 @@ from students import Demo, TimeIsUp, Values, difference, mean, mean_values, pars
 
 from disti.align import align
 from disti.batches import list_rows, sample_negatives
-from disti.data import load_collection, seeded_order
+from disti.data import seeded_order
 from disti.ensemble import Mixture, ensemble, mean_of
 from disti.heads import keep_layers
 from disti.mine import query_embedder
 from disti.models import encode
 from disti.negatives import Wish, bm25_miner, build_groups, dense_miner, mine_negatives
 from disti.records import Row, read_rows, write_rows
-from disti.score import join_folds, score_groups, score_out_of_fold
 from disti.scorers import bm25_scorer, cross_encoder
 from disti.selective import by_margin
 from disti.stats import verdict
 from disti.teach import train_teacher, training_groups
+from disti.teacher import fit_teacher, judged_lists, score_groups, score_out_of_fold
 from disti.training import Fit
 
 made = parser(__doc__ or "", steps=60, batch_size=32, passages=0)
@@ -71,7 +71,7 @@ def noise() -> Lists:
 
 
 def noise_teacher_too() -> Lists:
-    "Some labels moved, and a teacher, out of fold, that learnt from them; its weight beside BM25 is from clean dev."
+    "Some labels moved, and a teacher, out of fold, that learnt from them; so did its weight beside BM25."
     file, (groups, queries, corpus) = demo.out / f"noisy-{options.noise}-{options.teacher_steps}.jsonl", noise()
     if not file.exists():
         groups = [{key: value for key, value in row.items() if key not in ("scores", "scorer")} for row in groups]
@@ -92,9 +92,8 @@ def noise_teacher_too() -> Lists:
                 )
                 teacher.save_pretrained(str(folder))
             folds.append(cross_encoder(folder, precision="bf16"))
-        dev = load_collection(demo.home / "hard-negative", split="dev")
-        found = read_rows(demo.home / "hard-negative" / "candidates-dev.jsonl", "group")
-        each, _, _ = join_folds(folds, bm25_scorer(corpus), found, dev.queries, dev.corpus)
+        lists = judged_lists(groups, read_rows(demo.home / "hard-negative" / "ledger.jsonl"))
+        each = fit_teacher(folds, bm25_scorer(corpus), lists, queries, corpus).each
         write_rows(file, score_out_of_fold(each, groups, queries, corpus), "scored")
     return read_rows(file, "scored"), queries, corpus
 
