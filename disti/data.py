@@ -11,6 +11,7 @@ __all__ = [
     "passage_text",
     "texts",
     "to_qrels",
+    "unanswerable",
     "load_collection",
     "write_collection",
     "seeded_order",
@@ -93,6 +94,12 @@ def to_qrels(
             )
         qrels[query_id][doc_id] = float(row["score"])
     return dict(qrels)
+
+
+# %% ../nbs/01_data.ipynb #eb4e4eb1
+def unanswerable(qrels: Qrels) -> list[str]:  # query ids
+    "Judged queries without a relevant passage."
+    return [query_id for query_id, docs in qrels.items() if not any(grade > 0 for grade in docs.values())]
 
 
 # %% ../nbs/01_data.ipynb #61763e87

@@ -10,6 +10,7 @@ __all__ = [
     "candidate_rows",
     "given_negatives",
     "mining_findings",
+    "question_findings",
     "count",
     "fates",
     "group_table",
@@ -19,7 +20,7 @@ __all__ = [
     "mine",
 ]
 
-# %% ../nbs/11_mine.ipynb #bfabd0be
+# %% ../nbs/11_mine.ipynb #69e46fc4
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .data import Collection, Qrels, Run, parent
+from .data import Collection, Qrels, Run, parent, unanswerable
 from .findings import Finding
 from .models import encode
 from disti.negatives import (
@@ -151,7 +152,27 @@ def mining_findings(
     ]
 
 
-# %% ../nbs/11_mine.ipynb #a6cbe836
+# %% ../nbs/11_mine.ipynb #0f27fa46
+def question_findings(
+    collection: Collection,
+    training: Training,
+    itself: Mapping[str, set[str]],  # of the evaluation queries
+) -> list[Finding]:
+    "Questions that are passages of the corpus, and those that nothing answers."
+    said, unanswered = [], unanswerable(collection.qrels)
+    if itself or training.itself:
+        says = f"{len(training.itself)} training and {len(itself)} evaluation questions are passages of the corpus"
+        remedy = "nothing to do: none of them is a candidate for itself"
+        said.append(Finding("questions", "note", says, remedy, {"training": len(training.itself), "test": len(itself)}))
+    if unanswered:
+        first = repr(unanswered[0])
+        says = f"{len(unanswered)} of {len(collection.qrels)} judged queries have no relevant passage, first {first}"
+        remedy = "they are left out of every mean; judge a passage relevant, or remove them"
+        said.append(Finding("judgements", "note", says, remedy, {"queries": len(unanswered)}))
+    return said
+
+
+# %% ../nbs/11_mine.ipynb #90f1ee92
 def count(
     collection: Collection,
     training: Training,
@@ -162,7 +183,6 @@ def count(
     "Numbers for the report: what was mined, and what is missing."
     got = Counter(source for group in groups for source in group["sources"])
     shortage = {name: wish.n * len(training.train) - got[name] for name, wish in wishes.items()}
-    relevant = {q for q, docs in collection.qrels.items() if any(grade > 0 for grade in docs.values())}
     return {
         "passages": len(training.corpus),
         "added by training": len(training.corpus) - training.n_eval,
@@ -172,7 +192,7 @@ def count(
         "dev queries": len(training.dev),
         "train queries dropped, no negative": len(training.train) - len(groups),
         "evaluation queries without judgement": len(collection.queries.keys() - collection.qrels.keys()),
-        "evaluation queries without a relevant passage": len(collection.qrels.keys() - relevant),
+        "evaluation queries without a relevant passage": len(unanswerable(collection.qrels)),
         "questions that are passages": {"training": len(training.itself), "evaluation": len(itself)},
         "negatives": {name: got[name] for name in (*wishes, "given") if got[name]},
         "shortage": {name: short for name, short in shortage.items() if short > 0},
@@ -263,7 +283,7 @@ def mine_groups(
     return build_groups(training.train, picks, training.components), ledger + rows
 
 
-# %% ../nbs/11_mine.ipynb #0a85d269
+# %% ../nbs/11_mine.ipynb #cc1db97d
 def mine(
     collection: Collection,  # the evaluation
     training: Training,
@@ -287,15 +307,10 @@ def mine(
     on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, training.itself)
     theirs = {doc_id: corpus[doc_id] for doc_id in doc_ids[:n]}
     searchers = [bm25_miner(theirs, tokenize), dense_miner(embed, doc_ids[:n], doc_emb[:n])]
-    asked = {q: collection.queries[q] for q, docs in collection.qrels.items() if any(g > 0 for g in docs.values())}
+    none = set(unanswerable(collection.qrels))
+    asked = {q: collection.queries[q] for q in collection.qrels if q not in none}
     itself = self_matches(asked, collection)
-    on_test = candidates(searchers, asked, depth, itself)
-    return Mined(
-        training,
-        groups,
-        ledger,
-        candidate_rows(on_dev, training.dev),
-        candidate_rows(on_test, collection.qrels),
-        count(collection, training, groups, wishes, itself),
-        mining_findings(training, groups, ledger, wishes),
-    )
+    counts, on_test = count(collection, training, groups, wishes, itself), candidates(searchers, asked, depth, itself)
+    findings = mining_findings(training, groups, ledger, wishes) + question_findings(collection, training, itself)
+    rows_dev, rows_test = candidate_rows(on_dev, training.dev), candidate_rows(on_test, collection.qrels)
+    return Mined(training, groups, ledger, rows_dev, rows_test, counts, findings)

@@ -168,13 +168,18 @@ def choose_selection(name: str) -> Callable[[Ranking, int, Random], Ranking]:
     return SELECTIONS[choose(name, list(SELECTIONS), "selection")]
 
 
-# %% ../nbs/04d_negatives.ipynb #6a30da9d
+# %% ../nbs/04d_negatives.ipynb #270421d4
 @dataclass(frozen=True)
 class Wish:
     "What to take from one miner."
 
     n: int  # negatives a query
     filters: str = ""  # as for `parse_filters`
+
+    def __post_init__(self) -> None:
+        parse_filters(self.filters)
+        if self.n < 0:
+            raise ValueError(f"a miner gives 0 or more negatives a query, got {self.n}")
 
 
 # %% ../nbs/04d_negatives.ipynb #d50318c6

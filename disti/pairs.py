@@ -209,7 +209,7 @@ def load_finetune(
     return join(pairs, collection) if collection else pairs
 
 
-# %% ../nbs/04b_pairs.ipynb #644c3082
+# %% ../nbs/04b_pairs.ipynb #046b8188
 def pair_findings(pairs: TrainingPairs) -> list[Finding]:  # of pairs that were joined with a corpus
     "How the pairs' passages were found in the corpus, and where that was a guess."
     n, found = sum(pairs.matched.values()), {how: many for how, many in pairs.matched.items() if how != "none"}
@@ -218,8 +218,10 @@ def pair_findings(pairs: TrainingPairs) -> list[Finding]:  # of pairs that were 
         Finding(
             "training passages",
             "note",
-            f"{sum(found.values())} of {n} positives are passages of the corpus ({shared}); the others are added to it",
-            "if they all should be there, compare one with its row in corpus.jsonl",
+            f"{sum(found.values())} of {n} positives are passages of the corpus ({shared})",
+            "nothing to do"
+            if len(found) == len(pairs.matched)
+            else "the others are added to it: should they be there?",
             dict(pairs.matched),
         )
     ]

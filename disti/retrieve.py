@@ -30,7 +30,7 @@ __all__ = [
     "shrink",
 ]
 
-# %% ../nbs/04_retrieve.ipynb #92ab7e17
+# %% ../nbs/04_retrieve.ipynb #4d7b0561
 import math
 import sys
 from collections import Counter
@@ -45,7 +45,7 @@ import regex
 import Stemmer
 from tqdm import tqdm
 
-from .data import Collection, Run, parent, sample
+from .data import Collection, Run, parent, sample, unanswerable
 
 # %% ../nbs/04_retrieve.ipynb #97e5e747
 Ranking = list[tuple[str, float]]
@@ -315,7 +315,7 @@ def max_passage(
     return folded
 
 
-# %% ../nbs/04_retrieve.ipynb #5aea5583
+# %% ../nbs/04_retrieve.ipynb #0e8f6ca7
 def shrink(
     collection: Collection,
     n_queries: int = 0,  # queries with a relevant passage to keep, sampled; 0: all, judged or not
@@ -323,7 +323,8 @@ def shrink(
     seed: int = 0,
 ) -> Collection:
     "A sampled slice of a collection, in the collection's order."
-    answered = [q for q, docs in collection.qrels.items() if any(grade > 0 for grade in docs.values())]
+    none = set(unanswerable(collection.qrels))
+    answered = [q for q in collection.qrels if q not in none]
     queries = sample(answered, n_queries, seed) if n_queries else list(collection.queries)
     qrels = {q: collection.qrels[q] for q in queries if q in collection.qrels}
     judged = {doc_id for grades in qrels.values() for doc_id in grades}
