@@ -5,21 +5,27 @@
 # %% auto #0
 __all__ = [
     "Search",
+    "RESERVED",
     "timed",
     "bm25_search",
     "dense_search",
     "whole_passages",
     "rerank",
+    "teacher_files",
+    "check_student",
     "model_of",
+    "cut_facts",
+    "searched",
+    "count",
+    "count_findings",
     "Evaluation",
     "evaluate",
-    "count",
     "fold_judgements",
     "hits_table",
     "plot_values",
 ]
 
-# %% ../nbs/17_evaluate.ipynb #9d59b586
+# %% ../nbs/17_evaluate.ipynb #013f15b1
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,29 +34,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from .data import Collection, Qrels, Run, parent
+from .findings import Finding
+from .lengths import student_length
 from .metrics import DEFAULT_MEASURES, measure
 from .models import encode
-from .records import Row
+from .pairs import without
+from .plots import plot_deltas, plot_groups
+from .records import Row, file_hash, need, read_manifest
 from .retrieve import bm25_index, bm25_run, dense_run, max_passage
+from .weights import ModelRecord, model_record, run_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sentence_transformers import SentenceTransformer
 
-# %% ../nbs/17_evaluate.ipynb #438059d3
-Search = Callable[[int], Run]  # passages a query → run
 
-
+# %% ../nbs/17_evaluate.ipynb #8beb2754
 @contextmanager
 def timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     "Add the seconds that the block takes."
     start = time.perf_counter()
     yield
     seconds[what] = round(seconds.get(what, 0.0) + time.perf_counter() - start, 3)
+
+
+# %% ../nbs/17_evaluate.ipynb #b339280d
+Search = Callable[[int], Run]  # passages a query → run
 
 
 def bm25_search(
@@ -66,6 +78,7 @@ def bm25_search(
     return lambda k: bm25_run(index, dict(queries), k)
 
 
+# %% ../nbs/17_evaluate.ipynb #6b549f7f
 def dense_search(
     model: "SentenceTransformer",
     corpus: Mapping[str, str],
@@ -122,25 +135,130 @@ def rerank(
     return {query_id: run[query_id] for query_id in sorted(run)}
 
 
-# %% ../nbs/17_evaluate.ipynb #222584c8
+# %% ../nbs/17_evaluate.ipynb #bc1e46c3
+def teacher_files(home: Path, collection: str, ending: str = "") -> list[Path]:  # scores, the untrained student's run
+    "What the teacher's ranking is made of."
+    scores = need(home / "teacher-score" / f"{ending.lstrip('-') or 'test'}.jsonl", "13_score")
+    of = (read_manifest(scores) or {"params": {}})["params"].get("collection", collection)
+    if of != collection and not ending:
+        raise ValueError(
+            f"the teacher scored the candidates of {of!r} in this run, not of {collection!r}; "
+            f"to measure it there, mine and score a run of that collection"
+        )
+    below = home / "results" / "untrained" / collection / f"run{ending}.jsonl"
+    return [scores, need(below, f"17_evaluate -p model_name untrained -p collection {collection}")]
+
+
+# %% ../nbs/17_evaluate.ipynb #792d8403
+def check_student(folder: Path) -> list[Finding]:
+    "Is a trained student still what its manifest says? Other weights are an error."
+    manifest = read_manifest(folder)
+    if manifest is None:
+        says, remedy = (
+            f"{folder.name} has no manifest: who made it is not known",
+            "train it here, or name it by -p model",
+        )
+        return [Finding("model", "warn", says, remedy)]
+    if (found := file_hash(folder)) != manifest["hash"]:
+        raise ValueError(
+            f"the files of {folder} changed since {manifest['stage']} made them ({manifest['hash'][:15]}... then, "
+            f"{found[:15]}... now). Train it again: disti run {manifest['stage']}"
+        )
+    return []
+
+
+# %% ../nbs/17_evaluate.ipynb #0bda74d4
+RESERVED = ("bm25", "untrained", "teacher")
+
+
 def model_of(
-    name: str,  # "untrained", or the name of a trained student
-    base: str,  # the untrained student: folder, hub name or packaged model
-    folder: Path,  # trained models
-) -> str:  # for `load_student`
-    "The model that a name stands for."
-    if name == "untrained":
-        return base
-    if (folder / name).is_dir():
-        return str(folder / name)
-    there = sorted(path.name for path in folder.glob("[!.]*") if (path / "modules.json").exists())
+    name: str,  # "untrained", the name of a trained student, or the name that a foreign model shall have
+    home: Path,  # artifacts/RUN
+    model: str = "",  # a foreign model: folder, hub name or packaged model
+) -> ModelRecord:
+    "The record of the model that a name stands for."
+    folder = home / "models" / name
+    if model and (name in RESERVED or folder.is_dir()):
+        raise ValueError(
+            f"{name!r} already means a model of this run; give {model} a name of its own: -p model_name NAME"
+        )
+    if model:
+        return model_record(model)
+    if name in RESERVED:
+        return run_model(home)
+    if folder.is_dir():
+        return model_record(folder)
+    there = sorted(path.parent.name for path in (home / "models").glob("[!.]*/modules.json"))
     raise FileNotFoundError(
-        f"no model {name!r} in {folder}; choose from bm25, untrained, teacher, {', '.join(there)}".rstrip(", ")
-        + ", or train it first (disti stages lists the stages)"
+        f"no model {name!r} in {home / 'models'}; choose from {', '.join([*RESERVED, *there])}, or train it first "
+        "(disti stages lists the stages), or name one from elsewhere (-p model)"
     )
 
 
-# %% ../nbs/17_evaluate.ipynb #5b80902e
+# %% ../nbs/17_evaluate.ipynb #bd6411ad
+def cut_facts(
+    student: "SentenceTransformer",
+    record: ModelRecord,
+    corpus: Mapping[str, str],  # passages or their chunks, as they are read
+    queries: Mapping[str, str],
+) -> tuple[dict[str, float], list[Finding]]:  # {"length", "cut queries", "cut passages"}; what to say about it
+    "Tokens that a model reads of a text, and the shares of texts that are longer."
+    record = replace(record, max_length=int(student.max_seq_length or 0) or record.max_length)
+    length, finding = student_length(record, list(queries.values()), list(corpus.values()))
+    seen = finding.evidence if finding else {}
+    shares = {f"cut {kind}": float(seen.get(f"cut {kind}", 0.0)) for kind in ("queries", "passages")}
+    return {"length": length, **shares}, [finding] if finding else []
+
+
+# %% ../nbs/17_evaluate.ipynb #cb7ce99d
+def searched(
+    search: Search,
+    depth: int,  # passages a query
+    itself: Mapping[str, set[str]],  # query → passages that are the question
+    *,
+    chunked: bool = False,  # the search finds chunks
+) -> Run:  # over passages
+    "A search without the passages that are the question itself."
+    deeper = depth + max(map(len, itself.values()), default=0)
+    found = whole_passages(search, deeper) if chunked else search(deeper)
+    return {query_id: hits[:depth] for query_id, hits in without(found, itself).items()}
+
+
+# %% ../nbs/17_evaluate.ipynb #51449050
+def count(collection: Collection, run: Run, itself: Mapping[str, set[str]] = {}) -> dict[str, int]:  # noqa: B006
+    "Sizes, and the queries that a mean hides."
+    measured = [q for q, grades in collection.qrels.items() if any(grade > 0 for grade in grades.values())]
+    return {
+        "passages": len(collection.corpus),
+        "queries measured": len(measured),
+        "queries without judgement": len(collection.queries.keys() - collection.qrels.keys()),
+        "queries without a relevant passage": len(collection.qrels) - len(measured),
+        "queries that found nothing": sum(not run.get(query_id) for query_id in measured),
+        "queries that are a passage": len(itself),
+    }
+
+
+# %% ../nbs/17_evaluate.ipynb #5644bc00
+def count_findings(counts: Mapping[str, int]) -> list[Finding]:
+    "What the counts ask a reader to know."
+    unjudged, itself = counts["queries without a relevant passage"], counts["queries that are a passage"]
+    found = []
+    if unjudged:
+        says = f"{unjudged} judged queries have no relevant passage and are left out of the means"
+        found.append(
+            Finding("judgements", "note", says, "judge a passage relevant, or drop them", {"queries": unjudged})
+        )
+    if itself:
+        says = f"{itself} queries are passages of the corpus themselves, which were taken out of their rankings"
+        found.append(
+            Finding(
+                "self-matches", "note", says, "nothing, if that is how the collection is meant", {"queries": itself}
+            )
+        )
+    return found
+
+
+# %% ../nbs/17_evaluate.ipynb #fb4a5eab
 @dataclass(frozen=True)
 class Evaluation:
     "What is known of one model on one collection."
@@ -159,27 +277,17 @@ def evaluate(
     *,
     measures: Sequence[str] = DEFAULT_MEASURES,
     chunked: bool = False,  # the search finds chunks
+    itself: Mapping[str, set[str]] = {},  # query → passages that are the question, from `self_matches`  # noqa: B006
     seconds: Mapping[str, float] = {},  # spent before  # noqa: B006
 ) -> Evaluation:
     "Search every judged query and measure what was found."
     spent = dict(seconds)
     with timed(spent, "search"):
-        found = whole_passages(search, depth) if chunked else search(depth)
+        found = searched(search, depth, itself, chunked=chunked)
     run = {query_id: found.get(query_id, []) for query_id in collection.queries}
-    rows = [{"model": name, "collection": collection.name} | row for row in measure(collection.qrels, run, measures)]
-    return Evaluation(run, rows, count(collection, run), spent)
-
-
-def count(collection: Collection, run: Run) -> dict[str, int]:
-    "Sizes, and the queries that a mean hides."
-    judged, best = collection.qrels, [max(docs.values()) for docs in collection.qrels.values()]
-    return {
-        "passages": len(collection.corpus),
-        "queries measured": len(judged),
-        "queries without judgement": len(collection.queries.keys() - judged.keys()),
-        "queries without a relevant passage": sum(grade <= 0 for grade in best),
-        "queries that found nothing": sum(not run.get(query_id) for query_id in judged),
-    }
+    relevant = {q: grades for q, grades in collection.qrels.items() if any(grade > 0 for grade in grades.values())}
+    rows = [{"model": name, "collection": collection.name} | row for row in measure(relevant, run, measures)]
+    return Evaluation(run, rows, count(collection, run, itself), spent)
 
 
 # %% ../nbs/17_evaluate.ipynb #1aa0af48
@@ -193,7 +301,7 @@ def fold_judgements(collection: Collection) -> Collection:
     return replace(collection, qrels=qrels)
 
 
-# %% ../nbs/17_evaluate.ipynb #6e19b623
+# %% ../nbs/17_evaluate.ipynb #0dc394e5
 def hits_table(collection: Collection, run: Run, corpus: Mapping[str, str], n: int = 4) -> pd.DataFrame:
     "The first `n` judged queries: what came first, and where the first relevant passage stands."
     rows = []
@@ -205,25 +313,18 @@ def hits_table(collection: Collection, run: Run, corpus: Mapping[str, str], n: i
     return pd.DataFrame(rows, columns=["query", "first passage", "rank of first relevant"])
 
 
+# %% ../nbs/17_evaluate.ipynb #2457771f
 def plot_values(
     rows: Sequence[Row],
     base: Sequence[Row] = (),  # rows of another model, to compare with
     measure: str = "nDCG@10",
 ) -> "Figure":
     "Values of all queries; with another model, their differences."
-    import matplotlib.pyplot as plt
-
     before = {row["query_id"]: row["value"] for row in base if row["measure"] == measure}
     values = {row["query_id"]: row["value"] for row in rows if row["measure"] == measure}
-    change = [value - before[query_id] for query_id, value in values.items() if query_id in before]
-    shown = np.array(change if before else list(values.values()))
-    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
-    axes.hist(shown, bins=np.linspace(-1 if before else 0, 1, 21).tolist(), color="#4c72b0")
-    title = f"{np.mean(shown == 0):.0%} of {len(shown)} queries score 0, {np.mean(shown == 1):.0%} score 1"
     if before:
-        title = f"{(shown > 1e-9).sum()} queries better, {(shown < -1e-9).sum()} worse, of {len(shown)}"
-        axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_title(title, fontsize=10)
-    axes.set(xlabel=f"{measure} − {base[0]['model']}'s" if before else measure, ylabel="queries")
-    plt.close(figure)  # the cell shows what it returns; left open it would be shown twice
-    return figure
+        change = [value - before[query_id] for query_id, value in values.items() if query_id in before]
+        return plot_deltas(change, rows[0]["model"], base[0]["model"], measure)
+    zero, one = (sum(value == end for value in values.values()) / max(1, len(values)) for end in (0, 1))
+    title = f"{zero:.0%} of {len(values)} queries score 0, {one:.0%} score 1"
+    return plot_groups({"": list(values.values())}, title, measure, bins=20)
