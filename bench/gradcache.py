@@ -32,8 +32,8 @@ def step(way: str) -> dict[str, float]:
         MultipleNegativesRankingLoss,
     )
 
-    from disti.recover import InChunks
     from disti.models import load_student, set_dropout
+    from disti.recover import InChunks
 
     torch.set_num_threads(options.threads)
     model = load_student(options.model, device="cpu", max_length=options.tokens)

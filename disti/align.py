@@ -271,7 +271,7 @@ def train(
     steps = fit(
         model,
         rows,
-        {},
+        "",
         settings,
         loss=loss,
         collator=collator,

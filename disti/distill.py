@@ -13,13 +13,15 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
+from .dev import agreement, best_dev, check_dev, dev_ndcg, dims_ndcg
 from .doubts import teacher_auc
 from .findings import Finding, stop_on
 from .losses import auto_temperature, effective_list_size
 from .models import load_student
-from .objective import list_rows, options_for, parse_mix, sample_negatives
+from .objective import list_rows, options_for, parse, parse_mix, sample_negatives
 from .records import Row, RowError, text_id
-from .training import Fit, agreement, best_dev, check_dev, dev_ndcg, dims_ndcg, fit
+from .settings import Fit
+from .training import fit
 
 
 # %% ../nbs/14_distill.ipynb #ba8c9714
@@ -88,9 +90,8 @@ def distil(
     steps = fit(
         student,
         rows,
-        weights,
+        parse(weights, options_for(weights, tau=tau_student, tau_student=tau_student, tau_teacher=tau)),
         settings,
-        options=options_for(weights, tau=tau_student, tau_student=tau_student, tau_teacher=tau),
         checkpoints=checkpoints,
         history=history,
         evaluate=partial(dev_ndcg, rows=dev) if settings.eval_steps else None,

@@ -31,12 +31,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import Collection
+from .dev import dev_ndcg
 from .metrics import measure
 from .models import encode
 from .records import Row, read_manifest
 from .retrieve import dense_run
 from .stats import paired_tests
-from .training import dev_ndcg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

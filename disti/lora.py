@@ -15,10 +15,12 @@ import pandas as pd
 from sentence_transformers import SentenceTransformer
 
 from .adapters import add_lora, check_merge, merge_adapter
+from .dev import best_dev, check_dev, dev_ndcg, dims_ndcg
 from .models import encode, load_student
-from .objective import list_rows, options_for, parse_mix, sample_negatives
+from .objective import list_rows, options_for, parse, parse_mix, sample_negatives
 from .records import Row, replacing, text_id
-from .training import Fit, best_dev, check_dev, dev_ndcg, dims_ndcg, fit
+from .settings import Fit
+from .training import fit
 
 # %% ../nbs/15_lora.ipynb #2b02313d
 METHODS = ("lora", "full")
@@ -67,9 +69,8 @@ def tune(
     steps = fit(
         student,
         rows,
-        parse_mix(loss),
+        parse(parse_mix(loss), options_for(parse_mix(loss), tau=tau_student)),
         settings,
-        options=options_for(parse_mix(loss), tau=tau_student),
         checkpoints=checkpoints,
         history=history,
         evaluate=partial(dev_ndcg, rows=dev) if settings.eval_steps else None,

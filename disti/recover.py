@@ -4,11 +4,17 @@
 
 # %% auto #0
 __all__ = [
+    "T",
     "KNOWN",
     "IN_A_ROW",
-    "ChunkedScores",
+    "chunks",
+    "Chunked",
+    "several",
+    "replaced",
     "InChunks",
     "largest_part",
+    "lacks_memory",
+    "halving",
     "Losses",
     "Diverged",
     "Recovery",
@@ -16,67 +22,161 @@ __all__ = [
     "SlowDown",
 ]
 
-# %% ../nbs/08b_recover.ipynb #e20e4f0b
+# %% ../nbs/08b_recover.ipynb #fa21b23c
 import gc
 import json
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import rmtree
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback
 
-from .gradcache import CachedLoss, Chunked, replaced
 from .models import out_of_memory
 from .progress import record_event
 from .records import write_text
 
 
-# %% ../nbs/08b_recover.ipynb #c2d775bd
-class ChunkedScores(Chunked):
-    "A cross-encoder that scores a batch in chunks and keeps no activations."
+# %% ../nbs/08b_recover.ipynb #e18084a6
+def chunks(
+    features: dict[str, Any],  # of `model.preprocess`: tensors [texts, tokens] or [texts]
+    size: int,  # texts a chunk
+) -> Iterator[dict[str, Any]]:
+    "Features in pieces of some texts, each without the padding that all its texts share."
+    mask = features.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        raise ValueError(
+            f"a gradient cache cuts a batch by its attention_mask [texts, tokens]; got "
+            f"{', '.join(features)}. Switch the cache off for this model"
+        )
+    if size < 1:
+        raise ValueError(f"a chunk has at least 1 text, got {size}")
+    for start in range(0, len(mask), size):
+        rows = slice(start, start + size)
+        columns = mask[rows].any(0).nonzero()
+        width = int(columns.max()) + 1 if len(columns) else 1
+        yield {
+            key: value if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(mask)
+            else value[rows, :width] if value.ndim > 1 and value.shape[1] == mask.shape[1] else value[rows]
+            for key, value in features.items()
+        }  # fmt: skip
 
-    def embed(self, features: dict[str, Any]) -> Tensor:  # [pairs, 1]
-        "Score one chunk."
-        return self.model(dict(features))["scores"]
 
-    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        "What the model gives for the whole batch."
-        return {"scores": super().forward(features)["sentence_embedding"]}
-
-
-class InChunks(CachedLoss):
-    "A loss over features, encoding `chunk` texts at a time; 0: all at once."
+# %% ../nbs/08b_recover.ipynb #0d5f8aa6
+class Chunked(nn.Module):
+    "A model that encodes a batch in chunks and keeps no activations."
 
     def __init__(
         self,
-        loss: nn.Module,  # holds the model as `.model`
-        chunk: int = 0,  # texts
+        model: nn.Module,  # from features to a dict with `key`
+        chunk: int = 32,  # texts encoded at once
+        key: str = "sentence_embedding",  # [texts, d] of a student; "scores" of a cross-encoder
+    ) -> None:
+        super().__init__()
+        self.model, self.chunk, self.key = model, chunk, key
+
+    def encode(self, features: dict[str, Any]) -> Tensor:  # [texts, ...]
+        "Encode one chunk; the model may write into its features, so it gets a copy."
+        return self.model(dict(features))[self.key]
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        "What the model gives for the whole batch."
+        parts = [self.forgetting(part) for part in chunks(features, self.chunk)]
+        return {self.key: torch.cat(parts)}
+
+    def forgetting(self, features: dict[str, Any]) -> Tensor:
+        "Encode one chunk without keeping activations."
+        if not torch.is_grad_enabled():
+            return self.encode(features)
+        if several():
+            return checkpoint(self.encode, features, use_reentrant=False)
+        grad = torch.ones((), requires_grad=True)  # a reentrant one wants an input with a gradient
+        return checkpoint(lambda _: self.encode(features), grad, use_reentrant=True)
+
+
+def several() -> bool:
+    "Do several processes train together?"
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+# %% ../nbs/08b_recover.ipynb #e4a1f979
+@contextmanager
+def replaced(loss: nn.Module, model: nn.Module) -> Iterator[None]:
+    "Give a loss another model for a while."
+    own = loss.model
+    loss.model = model
+    try:
+        yield
+    finally:
+        loss.model = own
+
+
+# %% ../nbs/08b_recover.ipynb #212d7a5e
+class InChunks(nn.Module):
+    "A loss over features, encoding `chunk` texts at a time; value and gradient are those of the whole batch."
+
+    def __init__(
+        self,
+        loss: nn.Module,  # holds the model as `.model`, such as DistillLoss
+        chunk: int = 0,  # texts encoded at once; 0: all
         scores: bool = False,  # the model gives scores, not embeddings
     ) -> None:
-        super().__init__(loss, chunk)
-        self.kind = ChunkedScores if scores else Chunked
+        super().__init__()
+        if not isinstance(getattr(loss, "model", None), nn.Module):
+            raise ValueError(f"a loss in chunks calls the model as loss.model; {type(loss).__name__} has none")
+        self.loss, self.chunk, self.key = loss, chunk, "scores" if scores else "sentence_embedding"
+        self.model: nn.Module = getattr(loss, "model")  # noqa: B009
 
     def forward(self, features: Sequence[dict[str, Any]], labels: Any, **_: Any) -> Any:  # what the loss gives
         "The loss of the batch; the trainer of cross-encoders passes on a prompt and a task, which are not needed."
         if not self.chunk:
             return self.loss(features, labels)
-        with replaced(self.loss, self.kind(self.model, self.chunk)):
+        with replaced(self.loss, Chunked(self.model, self.chunk, self.key)):
             return self.loss(features, labels)
 
 
+# %% ../nbs/08b_recover.ipynb #b24c3c96
 def largest_part(batch: Mapping[str, Any]) -> int:  # texts
     "The most texts that a batch encodes at once."
     return max((len(value) for key, value in batch.items() if key.endswith("attention_mask")), default=0)
 
 
-# %% ../nbs/08b_recover.ipynb #27e4b1a3
+# %% ../nbs/08b_recover.ipynb #d563c32c
+T = TypeVar("T")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    "Is it an error of too little memory, on any device?"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error))
+
+
+def halving(
+    call: Callable[[int], T],  # batch size → result; without gradients
+    size: int = 64,  # texts at once, to begin with
+) -> T:
+    "Call with a batch size, half of it when memory runs out, and so on down to 1."
+    while True:
+        try:
+            return call(size)
+        except (RuntimeError, MemoryError) as error:
+            if size <= 1 or not lacks_memory(error):
+                raise
+        size //= 2
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+# %% ../nbs/08b_recover.ipynb #9dea4074
 KNOWN, IN_A_ROW = 16, 8  # losses before anything is called a spike; bad ones in a row that are one
 
 
@@ -99,8 +199,18 @@ class Losses:
             return f"{loss:.3g} and was high {IN_A_ROW} times, the median before is {median(before):.3g}", IN_A_ROW - 1
         return "", 0
 
+    def wrong_at_end(self) -> tuple[str, int]:  # as `wrong`, when no further loss will come
+        "Judge the last losses, though they are few."
+        seen = list(self.seen)
+        for n in range(min(IN_A_ROW, len(seen) - 4), 0, -1):
+            before, last = seen[:-n], seen[-n:]
+            usual = median(before) if n > 1 else max(before)
+            if self.spike and min(last) > self.spike * usual > 0:
+                return f"{last[-1]:.3g} at the end, and was high {n} times; before it was {usual:.3g}", n - 1
+        return "", 0
 
-# %% ../nbs/08b_recover.ipynb #0288d863
+
+# %% ../nbs/08b_recover.ipynb #dce9003c
 class Diverged(RuntimeError):
     "A loss or a gradient is no longer usable."
 
@@ -109,6 +219,7 @@ class Diverged(RuntimeError):
         self.step, self.says, self.began = step, says, began
 
 
+# %% ../nbs/08b_recover.ipynb #2b5ee76e
 @dataclass
 class Recovery:
     "What a run has been through."
@@ -173,7 +284,7 @@ class Recovery:
         return found.get(back)
 
 
-# %% ../nbs/08b_recover.ipynb #0651d98a
+# %% ../nbs/08b_recover.ipynb #dc153b65
 class Recovering:
     "Mixed into a trainer of sentence-transformers: steps that survive too little memory, and losses that are judged."
 
@@ -188,19 +299,24 @@ class Recovering:
                 loss = super().training_step(model, dict(inputs), num_items_in_batch)  # type: ignore[misc]
                 break
             except (RuntimeError, MemoryError) as error:
-                if not (isinstance(error, MemoryError) or out_of_memory(error)) or not isinstance(self.loss, InChunks):
+                if not lacks_memory(error) or not isinstance(self.loss, InChunks):
                     raise
                 self.recovery.shrink(self.state.global_step, largest_part(inputs), str(error).split("\n")[0])
                 if self.args.world_size > 1:
                     raise
             self.loss.chunk = self.recovery.chunk
             self.after_failure(model, before)
-        mean = self.accelerator.reduce(loss.detach().float(), "mean").item()
-        says, ago = self.losses.wrong(mean * self.current_gradient_accumulation_steps)
-        if says:
-            done = self.state.global_step
-            raise Diverged(done, f"the loss is {says}", done - ago // self.args.gradient_accumulation_steps)
+        self.judge(self.accelerator.reduce(loss.detach().float(), "mean").item())
         return loss
+
+    def judge(self: Any, loss: float) -> None:
+        "Raise an error on a loss that is none."
+        done, batches = self.state.global_step, self.args.gradient_accumulation_steps
+        says, ago = self.losses.wrong(loss * self.current_gradient_accumulation_steps)
+        if not says and done + 1 == self.state.max_steps and self.accelerator.sync_gradients:
+            says, ago = self.losses.wrong_at_end()
+        if says:
+            raise Diverged(done, f"the loss is {says}", done - ago // batches)
 
     def before_step(self: Any, model: nn.Module) -> tuple[Any, ...]:
         "What a failed attempt must not change."
@@ -232,6 +348,7 @@ class Recovering:
         return norm
 
 
+# %% ../nbs/08b_recover.ipynb #9e3e0942
 class SlowDown(TrainerCallback):
     "Lowers the learning rate of a run that was rolled back; the optimizer's own copy comes from its checkpoint."
 

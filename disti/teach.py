@@ -30,12 +30,14 @@ from sentence_transformers import CrossEncoder
 
 from .adapters import add_lora, check_merge, merge_adapter
 from .data import Qrels
+from .dev import best_dev
 from .metrics import mean_measures, measure
 from .models import Precision, autocast, new_cross_encoder
-from .objective import list_rows, options_for, parse_mix, sample_negatives
+from .objective import list_rows, options_for, parse, parse_mix, sample_negatives
 from .records import Row, replacing
+from .settings import Fit
 from .split import fold_of
-from .training import Fit, best_dev, fit
+from .training import fit
 
 
 # %% ../nbs/12_teach.ipynb #4ca7e5fb
@@ -200,9 +202,8 @@ def train_teacher(
     steps = fit(
         teacher,
         rows,
-        weights,
+        parse(weights, options),
         settings,
-        options=options,
         checkpoints=checkpoints,
         history=history,
         fingerprint=made_from,

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from disti.objective import DistillLoss, ListCollator
+from disti.batches import ListCollator
+from disti.objective import DistillLoss
 from disti.distributed import life
 from disti.models import load_student
 from disti.training import Fit, fit
@@ -51,11 +52,10 @@ class Ill(DistillLoss):  # in the second process only, in its step 10
 
 
 model = load_student(folder / "base", device="cpu")
-settings = Fit(steps=16, batch_size=3, lr=3e-3, precision="fp32", checkpoint_steps=4, log_steps=2, freeze_words=False,
+settings = Fit(steps=16, batch_size=3, lr=3e-3, precision="fp32", checkpoint_steps=4, log_steps=2,
                lint="off", report_to="none", chunk=int(sys.argv[3]))
-weights = {"info_nce": 1.0, "kl": 1.0}
-fit(model, lists, weights, settings, checkpoints=folder / harm, history=folder / f"{harm}.history.jsonl",
-    loss=Ill(model, weights), collator=Deadly(model))
+fit(model, lists, "", settings, checkpoints=folder / harm, history=folder / f"{harm}.history.jsonl",
+    loss=Ill(model, "info_nce + kl(tau_teacher=1)"), collator=Deadly(model))
 torch.save(model.state_dict(), folder / f"{harm}-{os.environ['RANK']}.pt")
 """
 
