@@ -1,4 +1,4 @@
-"""CPU time and peak memory of one training step without a gradient cache, with ours, and with sentence-transformers' own.
+"""CPU time and peak memory of one training step: without a gradient cache, with ours, with sentence-transformers' own.
 
     python bench/gradcache.py --batch 256 --chunk 16
 

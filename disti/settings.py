@@ -100,7 +100,7 @@ class Fit:
             )
 
 
-# %% ../nbs/08_settings.ipynb #6e350efb
+# %% ../nbs/08_settings.ipynb #06f5619d
 def typed(
     name: str,
     text: str,
@@ -115,7 +115,10 @@ def typed(
             return tuple(int(number) for number in re.split(r"[\s,()]+", text) if number)
         return type(default)(text)
     except (KeyError, ValueError):
-        raise ValueError(f"{name} is {KINDS[type(default)]}, got {text!r}; write for example {name}={EXAMPLES.get(type(default), default)}") from None  # fmt: skip
+        example = EXAMPLES.get(type(default), default)
+        raise ValueError(
+            f"{name} is {KINDS[type(default)]}, got {text!r}; write for example {name}={example}"
+        ) from None
 
 
 EXAMPLES: dict[type, str] = {bool: "yes", tuple: "384 128"}

@@ -41,7 +41,7 @@ def adapt(
 
 # %% ../nbs/08f_student.ipynb #85fdddfb
 def merge_saved(
-    model: SentenceTransformer | CrossEncoder,  # with a trained adapter; merged in place
+    model: Any,  # with a trained adapter; merged in place
     look: Callable[[Any], np.ndarray],  # what a model gives for some real texts
     start: np.ndarray,  # what it gave before training
     adapter: str | Path | None,  # folder for the adapter

@@ -31,12 +31,13 @@ __all__ = [
     "save_trained",
 ]
 
-# %% ../nbs/08d_training.ipynb #84ba6dfd
+# %% ../nbs/08d_training.ipynb #a8077305
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -61,7 +62,7 @@ from .objective import Objective, parse
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, replacing, stamp
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
-from .settings import Fit, n_steps, read_fit
+from .settings import Fit, n_steps
 
 
 # %% ../nbs/08d_training.ipynb #67a2495c
@@ -149,7 +150,7 @@ def chunked(loss: nn.Module, chunk: int, model: nn.Module) -> nn.Module:
     return InChunks(loss, chunk, scores=isinstance(model, CrossEncoder))
 
 
-def batches(model: SentenceTransformer | CrossEncoder) -> Any:
+def batches(model: Any) -> Any:
     "Lists as this kind of model takes them."
     return PairCollator(model) if isinstance(model, CrossEncoder) else ListCollator(model)
 
@@ -321,7 +322,7 @@ def ready(model: SentenceTransformer | CrossEncoder, settings: Fit) -> None:
         freeze_word_embeddings(model)
 
 
-# %% ../nbs/08d_training.ipynb #d004d139
+# %% ../nbs/08d_training.ipynb #e5f39d58
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`; with a collator, whatever it takes
@@ -350,7 +351,7 @@ def fit(
     ready(model, settings)
     mixed, taken = loss or goal.module(model, settings.dims), collator or batches(model)  # type: ignore[union-attr]
     with fast(model, settings):
-        make = lambda: build_trainer(model, rows, mixed, taken, settings, recovery, evaluate)
+        make = partial(build_trainer, model, rows, mixed, taken, settings, recovery, evaluate)
         train_on(make, model, settings, recovery, resume)
     remove_checkpoints(recovery.folder)
     return read_partial(Path(history))
