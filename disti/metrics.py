@@ -14,10 +14,11 @@ __all__ = [
     "ranking",
     "dcg",
     "ndcg",
+    "judged_grades",
+    "by_formula",
     "through_ir",
-    "ndcg_exponential",
+    "ndcg_linear",
     "parse_measure",
-    "whole_grades",
     "measure",
     "mean_measures",
     "coverage",
@@ -38,7 +39,7 @@ __all__ = [
     "pair_stats",
 ]
 
-# %% ../nbs/02_metrics.ipynb #3b38089c
+# %% ../nbs/02_metrics.ipynb #1f9e5c3f
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -48,7 +49,8 @@ import ir_measures
 import numpy as np
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from .data import Qrels, Run
+from .data import Qrels, Run, unanswerable
+from .kinds import TOP_GRADE
 from .records import Row
 
 # %% ../nbs/02_metrics.ipynb #701c3174
@@ -77,7 +79,7 @@ def ranking(
     return ranked
 
 
-# %% ../nbs/02_metrics.ipynb #661fc12a
+# %% ../nbs/02_metrics.ipynb #b376fc6f
 GAINS: dict[str, Callable[[float], float]] = {
     "linear": float,
     "exponential": lambda grade: 2.0**grade - 1,
@@ -90,6 +92,7 @@ def dcg(gains: Sequence[float]) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
 
 
+# %% ../nbs/02_metrics.ipynb #7221e365
 def ndcg(
     grades: Sequence[float],  # of the retrieved passages, in rank order; 0 where not judged
     judged: Sequence[float],  # of all judged passages of the query, retrieved or not
@@ -104,26 +107,54 @@ def ndcg(
     return dcg(worth) / dcg(best) if any(best) else 0.0
 
 
-# %% ../nbs/02_metrics.ipynb #95ec23cf
+# %% ../nbs/02_metrics.ipynb #4b1257a5
+def judged_grades(qrels: Qrels) -> Qrels:
+    "The grades of the queries that have a relevant passage; below 0 is 0."
+    for query_id, docs in qrels.items():
+        for doc_id, grade in docs.items():
+            if not (math.isfinite(grade) and grade <= TOP_GRADE):
+                raise ValueError(
+                    f"a grade is a number up to {TOP_GRADE}; query {query_id!r}, doc {doc_id!r} has {grade}. "
+                    "Correct the judgement, or map the grades to 0, 1, 2"
+                )
+    none = set(unanswerable(qrels))
+    return {q: {d: max(float(grade), 0.0) for d, grade in docs.items()} for q, docs in qrels.items() if q not in none}
+
+
+# %% ../nbs/02_metrics.ipynb #7e244aa9
 Measure = Callable[[Qrels, Ranking, int], dict[str, float]]  # k is 0 without a cut-off; query id → value
 
 
+def by_formula(gain: str, qrels: Qrels, ranked: Ranking, k: int) -> dict[str, float]:
+    "nDCG by `ndcg`, per query."
+    found = {q: [qrels[q].get(doc_id, 0.0) for doc_id in hits] for q, hits in ranked.items()}
+    return {
+        q: ndcg(grades, list(qrels[q].values()), k or len(grades) + len(qrels[q]), gain) for q, grades in found.items()
+    }
+
+
+# %% ../nbs/02_metrics.ipynb #68ddff44
 def through_ir(family: Any, qrels: Qrels, ranked: Ranking, k: int) -> dict[str, float]:
-    "A measure of `ir_measures`, per query."
+    "A measure of `ir_measures`, per query; a passage is relevant above 0."
     asked = family @ k if k else family
-    return {metric.query_id: metric.value for metric in ir_measures.iter_calc([asked], qrels, ranked)}
+    relevant = {q: {d: math.ceil(min(grade, 1.0)) for d, grade in docs.items()} for q, docs in qrels.items()}
+    return {metric.query_id: metric.value for metric in ir_measures.iter_calc([asked], relevant, ranked)}
 
 
-def ndcg_exponential(qrels: Qrels, ranked: Ranking, k: int) -> dict[str, float]:
-    "nDCG with gain 2^grade − 1."
-    gains = {query: {doc: 2 ** max(int(grade), 0) - 1 for doc, grade in docs.items()} for query, docs in qrels.items()}
-    return through_ir(ir_measures.nDCG, gains, ranked, k)
+# %% ../nbs/02_metrics.ipynb #530091c7
+def ndcg_linear(qrels: Qrels, ranked: Ranking, k: int) -> dict[str, float]:
+    "nDCG with linear gain: trec_eval's where every grade is whole."
+    grades = {q: {d: int(grade) for d, grade in docs.items()} for q, docs in qrels.items()}
+    if grades != qrels:
+        return by_formula("linear", qrels, ranked, k)
+    asked = ir_measures.nDCG @ k if k else ir_measures.nDCG
+    return {metric.query_id: metric.value for metric in ir_measures.iter_calc([asked], grades, ranked)}
 
 
-# %% ../nbs/02_metrics.ipynb #de098668
+# %% ../nbs/02_metrics.ipynb #19919305
 MEASURES: dict[str, Measure] = {
-    "nDCG": partial(through_ir, ir_measures.nDCG),
-    "nDCG-exp": ndcg_exponential,
+    "nDCG": ndcg_linear,
+    "nDCG-exp": partial(by_formula, "exponential"),
     "MRR": partial(through_ir, ir_measures.RR),
     "Recall": partial(through_ir, ir_measures.R),
     "AP": partial(through_ir, ir_measures.AP),
@@ -144,30 +175,16 @@ def parse_measure(name: str) -> tuple[Measure, int]:
     return MEASURES[family], int(cut or 0)
 
 
-# %% ../nbs/02_metrics.ipynb #40d4f72c
-def whole_grades(qrels: Qrels) -> Qrels:
-    "The judgements of queries that have some; grades must be whole numbers, as in trec_eval."
-    for query_id, docs in qrels.items():
-        for doc_id, grade in docs.items():
-            if not float(grade).is_integer():
-                raise ValueError(
-                    f"grades must be whole numbers; query {query_id!r}, doc {doc_id!r} has {grade}. "
-                    "Multiply all grades, or round them?"
-                )
-    return {
-        query_id: {doc_id: max(int(grade), 0) for doc_id, grade in docs.items()}  # trec_eval's −1 is "not relevant"
-        for query_id, docs in qrels.items()
-        if docs
-    }
-
-
+# %% ../nbs/02_metrics.ipynb #40a1bb8d
 def measure(
     qrels: Qrels,  # judgements: query id → doc id → grade
     run: Run,  # scored passages per query
     measures: Iterable[str] = DEFAULT_MEASURES,  # a family of `MEASURES` and a cut-off each
-) -> list[Row]:  # {"query_id", "measure", "value"}, one row a judged query and measure
+) -> list[Row]:  # {"query_id", "measure", "value"}, one row a query with a relevant passage and measure
     "Measure a run query by query."
-    judged, names = whole_grades(qrels), list(measures)
+    judged, names = judged_grades(qrels), list(measures)
+    if not judged and qrels:
+        raise ValueError(f"none of {len(qrels)} judged queries has a relevant passage: no grade is above 0")
     if not judged.keys() & run.keys():
         raise ValueError(
             f"no query of the run is judged: run has {sorted(run)[:3]}, judgements have "
@@ -181,7 +198,7 @@ def measure(
     return rows
 
 
-# %% ../nbs/02_metrics.ipynb #e5251a9f
+# %% ../nbs/02_metrics.ipynb #5021c830
 def mean_measures(
     rows: Iterable[Row],  # of one model on one collection
 ) -> dict[str, float]:  # measure → mean over queries
@@ -198,10 +215,17 @@ def mean_measures(
     return {name: float(np.mean(list(found.values()))) for name, found in values.items()}
 
 
+# %% ../nbs/02_metrics.ipynb #2ceaf629
 def coverage(qrels: Qrels, run: Run) -> dict[str, int]:
-    "How many queries the mean is over, how many of them the run lacks, and how many of the run are not judged."
-    judged = {query_id for query_id, docs in qrels.items() if docs}
-    return {"n_queries": len(judged), "n_missing": len(judged - run.keys()), "n_unjudged": len(run.keys() - judged)}
+    "How many queries the mean is over, how many of them the run lacks, and how many are left out."
+    none = {query_id for query_id in unanswerable(qrels) if qrels[query_id]}
+    judged = {query_id for query_id, docs in qrels.items() if docs} - none
+    return {
+        "n_queries": len(judged),
+        "n_missing": len(judged - run.keys()),
+        "n_unjudged": len(run.keys() - judged - none),
+        "n_unanswerable": len(none),
+    }
 
 
 # %% ../nbs/02_metrics.ipynb #9979596d
@@ -257,7 +281,7 @@ def finite_rows(scored: Sequence[Row]) -> tuple[list[Row], int, int]:  # rows, c
     return kept, total, missing
 
 
-# %% ../nbs/02_metrics.ipynb #0dbc8ae5
+# %% ../nbs/02_metrics.ipynb #9286f678
 CORRELATIONS = {"Pearson": pearsonr, "Spearman": spearmanr, "Kendall": kendalltau}
 
 
@@ -268,6 +292,7 @@ def log_softmax(scores: np.ndarray, tau: float) -> np.ndarray:
     return scaled - np.log(np.exp(scaled).sum())
 
 
+# %% ../nbs/02_metrics.ipynb #324f4f0b
 def fidelity(
     teacher: Sequence[Sequence[float]],  # scores of each query's list
     student: Sequence[Sequence[float]],  # scores of the same passages, in the same order
@@ -294,7 +319,7 @@ def fidelity(
     return found | {"n_queries": len(pairs), "n_constant": len(pairs) - len(varied)}
 
 
-# %% ../nbs/02_metrics.ipynb #6071628d
+# %% ../nbs/02_metrics.ipynb #febdaab8
 def calibrate(
     student: Sequence[float],  # scores on dev
     teacher: Sequence[float],  # scores of the same pairs
@@ -308,18 +333,20 @@ def calibrate(
     return float(slope), float(intercept)
 
 
+# %% ../nbs/02_metrics.ipynb #d8fef546
 def calibrated_mae(student: Sequence[float], teacher: Sequence[float], line: tuple[float, float]) -> float:
     "Mean absolute error on the teacher's scale, with a line fitted on dev."
     return float(np.mean(np.abs(line[0] * np.asarray(student, float) + line[1] - np.asarray(teacher, float))))
 
 
-# %% ../nbs/02_metrics.ipynb #bef1f08e
+# %% ../nbs/02_metrics.ipynb #3b02a32f
 def f1_at(scores: Sequence[float], labels: Sequence[float], threshold: float) -> float:
     "F1 of calling every pair with score ≥ threshold relevant."
     called, relevant = np.asarray(scores) >= threshold, np.asarray(labels) > 0
     return float(2 * (called & relevant).sum() / max(called.sum() + relevant.sum(), 1))
 
 
+# %% ../nbs/02_metrics.ipynb #b354f739
 def best_threshold(scores: Sequence[float], labels: Sequence[float]) -> float:
     "The score with the best F1 on these (dev) pairs; the highest of several."
     order = np.argsort(-np.asarray(scores, float), kind="stable")
@@ -331,7 +358,7 @@ def best_threshold(scores: Sequence[float], labels: Sequence[float]) -> float:
     return float(ordered[f1.argmax()])
 
 
-# %% ../nbs/02_metrics.ipynb #6e23e659
+# %% ../nbs/02_metrics.ipynb #21d153f8
 def alignment(
     x: np.ndarray,  # [n, d], unit length
     y: np.ndarray,  # [n, d], row i matches row i of x
@@ -342,6 +369,7 @@ def alignment(
     return float(np.mean(np.sum((np.asarray(x, float) - np.asarray(y, float)) ** 2, axis=1)))
 
 
+# %% ../nbs/02_metrics.ipynb #89f6e66a
 def uniformity(
     x: np.ndarray,  # [n, d], unit length
     t: float = 2.0,  # sharpness of the kernel
@@ -359,12 +387,13 @@ def uniformity(
     return float(np.log((total - n) / (n * (n - 1))))  # less the n pairs of a row with itself, each 1
 
 
-# %% ../nbs/02_metrics.ipynb #6761a774
+# %% ../nbs/02_metrics.ipynb #330e7f6a
 def score_variance(scores: Sequence[float] | np.ndarray) -> float:
     "Variance of scores: what some reports call uniformity."
     return float(np.var(np.asarray(scores, float)))
 
 
+# %% ../nbs/02_metrics.ipynb #0fe16130
 def pair_stats(
     positive: Sequence[float] | np.ndarray,  # cosines of queries with relevant passages
     negative: Sequence[float] | np.ndarray,  # cosines of queries with other passages

@@ -146,7 +146,7 @@ bm25s = import_bm25s()
 class BM25:
     "An indexed corpus."
 
-    index: bm25s.BM25
+    index: Any  # of bm25s
     doc_ids: list[str]
     tokenize: Tokenize
     mean_length: float  # tokens a passage
