@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ class Demo:
             student, facts = train(Path(folder))
         values = self.ndcg(student)
         if keep:
-            save_student(student, kept, self.record)
+            save_student(student, kept, replace(self.record, max_length=self.options.max_length))
         row = key | facts | {"seconds": round(time.perf_counter() - started, 1), "nDCG@10": dict(values)}
         write_text(file, json.dumps(row))
         told = ", ".join(f"{name} {value}" for name, value in key.items() if name not in self.sizes)
