@@ -106,7 +106,7 @@ def bound(node: ast.AST) -> Iterator[str]:
                 yield part.id
 
 
-# %% ../nbs/09_reach.ipynb #99bbc2fc
+# %% ../nbs/09_reach.ipynb #ed24f4f6
 def take_apart(source: str) -> Parts:
     "Sort the statements at the top of a module."
     parts = Parts({}, {}, [], set())
@@ -120,7 +120,9 @@ def take_apart(source: str) -> Parts:
             for here, module, there in imported(each):  # type: ignore[arg-type]
                 parts.imports[here] = (module, there)
                 parts.below.update({module} - {""} if not typing_only else ())
-        names = {node.name} if simple else set(bound(node)) - {"__all__"}  # type: ignore[attr-defined]
+        names = {node.name} if simple else set(bound(node))  # type: ignore[attr-defined]
+        if names == {"__all__"}:
+            continue
         for name in names:
             parts.made.setdefault(name, []).append(node)
         plain = (
@@ -131,7 +133,7 @@ def take_apart(source: str) -> Parts:
     return parts
 
 
-# %% ../nbs/09_reach.ipynb #5ed9d523
+# %% ../nbs/09_reach.ipynb #11abb6cd
 REGISTRIES = ("LOSSES", "EMBEDDING_LOSSES", "SCORERS", "MEASURES", "FILTERS", "SELECTIONS", "RULES", "NORMALISATIONS")
 
 
@@ -164,7 +166,7 @@ def walked(node: ast.AST) -> set[str]:
     return found
 
 
-# %% ../nbs/09_reach.ipynb #d4ee0b77
+# %% ../nbs/09_reach.ipynb #66ff7145
 PACKAGE = Path(disti.__file__).parent
 APART = ("reach", "stage", "recipe", "run", "check", "pipeline", "watch", "findings", "lint")
 Key = tuple[str, str]  # (module, name); name "" stands for the module's effects, "*" for all of it

@@ -166,7 +166,7 @@ def read_text(text: str, default: Any) -> Any:
     return value
 
 
-# %% ../nbs/09a_stage.ipynb #2557f185
+# %% ../nbs/09a_stage.ipynb #c47346b0
 Count = Annotated[int, Field(ge=1)]
 FromZero = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -235,7 +235,7 @@ def cast(
     return made
 
 
-# %% ../nbs/09a_stage.ipynb #7144c1ac
+# %% ../nbs/09a_stage.ipynb #70e4534e
 @cache
 def fit_fields() -> dict[str, Parameter]:
     "The fields of the trainer's settings, read from its module without importing it (and torch)."

@@ -8,7 +8,6 @@ __all__ = [
     "QUIET",
     "CODES",
     "BARS",
-    "PLAIN",
     "whole_rows",
     "read_json",
     "Training",
@@ -25,14 +24,14 @@ __all__ = [
     "gpus",
     "Run",
     "judge",
+    "scale_of",
     "read_run",
     "sparkline",
     "clock",
-    "progress",
     "event_words",
-    "training_lines",
+    "training_words",
+    "training_block",
     "stage_words",
-    "folded",
     "screen",
     "news",
     "run_folder",
@@ -40,24 +39,31 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09f_watch.ipynb #f8dc5c4e
+# %% ../nbs/09f_watch.ipynb #148baf21
 import argparse
 import fcntl
 import json
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from shutil import get_terminal_size, which
 from typing import Any
 
+import psutil
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .findings import plain
 from .records import Row, manifest_path, project_root
 
-# %% ../nbs/09f_watch.ipynb #548d2304
+# %% ../nbs/09f_watch.ipynb #69648c99
 EVENT = {"step": int, "event": str, "detail": str, "seconds": (int, float)}  # a row of models/NAME.events.jsonl
 
 
@@ -73,6 +79,7 @@ def whole_rows(path: Path) -> list[Row]:
     return rows
 
 
+# %% ../nbs/09f_watch.ipynb #6804af20
 def read_json(path: Path) -> Row:
     "A JSON object, or an empty one while the file is missing or being written."
     try:
@@ -82,7 +89,7 @@ def read_json(path: Path) -> Row:
     return found if isinstance(found, dict) else {}
 
 
-# %% ../nbs/09f_watch.ipynb #eea7089b
+# %% ../nbs/09f_watch.ipynb #489c79d5
 @dataclass(frozen=True)
 class Training:
     "What is known of one model's training."
@@ -102,6 +109,7 @@ class Training:
         return int(self.rows[-1].get("step", 0)) if self.rows else 0
 
 
+# %% ../nbs/09f_watch.ipynb #2612ca0f
 def total_steps(checkpoints: Path, manifest: Row) -> int:
     "The steps a training has ahead of it, from the first file that says so; 0 when none does."
     states = [read_json(path) for path in sorted(checkpoints.glob("checkpoint-*/trainer_state.json"))]
@@ -111,6 +119,7 @@ def total_steps(checkpoints: Path, manifest: Row) -> int:
     return next((int(steps) for steps in said if isinstance(steps, int) and steps > 0), 0)
 
 
+# %% ../nbs/09f_watch.ipynb #99d09aad
 def read_training(
     home: Path,  # artifacts/RUN
     name: str,
@@ -138,7 +147,7 @@ def read_training(
     )
 
 
-# %% ../nbs/09f_watch.ipynb #0c37ba8e
+# %% ../nbs/09f_watch.ipynb #c535edcb
 def seconds_left(training: Training) -> float | None:  # None when it cannot be known
     "Estimated seconds to the last step."
     rows = [row for row in training.rows if "seconds" in row and "step" in row][-5:]
@@ -149,6 +158,7 @@ def seconds_left(training: Training) -> float | None:  # None when it cannot be 
     return max(0.0, (training.total - training.step) * pace - training.age)
 
 
+# %% ../nbs/09f_watch.ipynb #0565147a
 def dev_value(row: Row) -> float | None:
     "The dev measure of a history row: a number, or of several measures nDCG@10, else the first."
     value = row.get("dev")
@@ -157,7 +167,7 @@ def dev_value(row: Row) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-# %% ../nbs/09f_watch.ipynb #0c1d98d3
+# %% ../nbs/09f_watch.ipynb #e309c329
 @dataclass(frozen=True)
 class Stage:
     "What is known of one executed notebook."
@@ -168,19 +178,22 @@ class Stage:
     says: str = ""  # the error, or the cell that runs
 
 
+# %% ../nbs/09f_watch.ipynb #e3342345
 def seconds_since(stamp: str | None, now: float) -> float:  # stamp: ISO 8601
     "Seconds since a moment that papermill wrote down."
     return max(0.0, now - datetime.fromisoformat(stamp).timestamp()) if stamp else 0.0
 
 
+# %% ../nbs/09f_watch.ipynb #021a4921
 def error_of(notebook: Row) -> str:
     "The error of a failed notebook, in one line."
     outputs = [output for cell in notebook.get("cells", []) for output in cell.get("outputs", [])]
     error: Row = next((output for output in outputs if output.get("output_type") == "error"), {})
     said = f"{error.get('ename', '')}: {error.get('evalue', '')}" if error else "the kernel was killed"
-    return " ".join(said.split())
+    return plain(said)
 
 
+# %% ../nbs/09f_watch.ipynb #434628fc
 def read_stage(path: Path, alive: bool, now: float) -> Stage:
     "Read one executed notebook, finished or not."
     notebook = read_json(path)
@@ -199,7 +212,7 @@ def read_stage(path: Path, alive: bool, now: float) -> Stage:
     return Stage(path.stem, "done", kept["duration"])
 
 
-# %% ../nbs/09f_watch.ipynb #1c79fd8e
+# %% ../nbs/09f_watch.ipynb #782fe062
 QUIET = 600.0  # seconds without a history row after which a training without a lock counts as dead
 
 
@@ -216,10 +229,9 @@ def holder(path: Path) -> str:  # "process 71, since 08:31:02"; "" when nobody h
     return ""
 
 
+# %% ../nbs/09f_watch.ipynb #bd0ac2b7
 def tree_memory(who: str) -> int:  # bytes; 0: not on this machine, or gone
     "Resident memory of a lock's holder and everything below it."
-    import psutil
-
     pid = re.search(r"process (\d+)", who)
     try:
         top = psutil.Process(int(pid[1])) if pid else None
@@ -229,25 +241,24 @@ def tree_memory(who: str) -> int:  # bytes; 0: not on this machine, or gone
         return 0
 
 
+# %% ../nbs/09f_watch.ipynb #5c406d54
 def gpus() -> list[str]:  # "GPU 0 87 % 12.3 of 139.8 GB"
-    "Load and memory of this machine's GPUs; none where nvidia-smi is not there."
-    if not which("nvidia-smi"):
-        return []
-    fields = "index,utilization.gpu,memory.used,memory.total"
-    words = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    "Load and memory of this machine's GPUs; none without NVIDIA's driver."
+    import pynvml
+
     try:
-        out = subprocess.run(words, capture_output=True, text=True, timeout=5).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        pynvml.nvmlInit()
+        found = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        seen = [(pynvml.nvmlDeviceGetMemoryInfo(each), pynvml.nvmlDeviceGetUtilizationRates(each)) for each in found]
+    except pynvml.NVMLError:
         return []
-    rows = [re.split(r",\s*", line) for line in out.splitlines()]
     return [
-        f"GPU {i} {load} % {float(used) / 1024:.1f} of {float(all_) / 1024:.1f} GB"
-        for i, load, used, all_ in (row for row in rows if len(row) == 4)
-        if used.isdigit() and all_.isdigit()
+        f"GPU {i} {load.gpu} % {memory.used / 2**30:.1f} of {memory.total / 2**30:.1f} GB"
+        for i, (memory, load) in enumerate(seen)
     ]
 
 
-# %% ../nbs/09f_watch.ipynb #9e690dcf
+# %% ../nbs/09f_watch.ipynb #323d2f79
 CODES = {"finished": 0, "failed": 1, "stopped": 2, "nothing": 2, "running": 3}
 
 
@@ -262,9 +273,11 @@ class Run:
     stages: Sequence[Stage] = ()
     models: Sequence[Training] = ()
     memory: int = 0  # bytes of the process tree; 0: not known
-    gpus: Sequence[str] = field(default_factory=list)
+    gpus: Sequence[str] = ()
+    scale: str = ""  # of the recipe: a trial's numbers mean nothing
 
 
+# %% ../nbs/09f_watch.ipynb #19e90159
 def judge(
     home: Path, who: str, stages: Sequence[Stage], models: Sequence[Training]
 ) -> tuple[str, str]:  # state, what to do
@@ -292,7 +305,15 @@ def judge(
     return "finished", ""
 
 
-# %% ../nbs/09f_watch.ipynb #7c2babff
+# %% ../nbs/09f_watch.ipynb #1f96d5f1
+def scale_of(home: Path) -> str:
+    'The scale of a run\'s recipe; "" for a run in earnest.'
+    path = home / "recipe.yaml"
+    found = re.search(r"^scale: *['\"]?([\w-]+)", path.read_text(encoding="utf-8"), re.M) if path.exists() else None
+    return found[1] if found and found[1] != "full" else ""
+
+
+# %% ../nbs/09f_watch.ipynb #b2506e4f
 def read_run(
     home: Path,  # artifacts/RUN
     now: float | None = None,  # seconds since 1970; None: the clock
@@ -312,12 +333,12 @@ def read_run(
     models = [read_training(home, name, now) for name in sorted(names)]
     who = holder(home / ".pipeline.lock") or next(iter(held.values()), "")
     state, says = judge(home, who, stages, models)
-    return Run(home.name, state, says, who, stages, models, tree_memory(who) if who else 0, gpus() if who else [])
+    memory, cards = (tree_memory(who), gpus()) if who else (0, [])
+    return Run(home.name, state, says, who, stages, models, memory, cards, scale_of(home))
 
 
-# %% ../nbs/09f_watch.ipynb #8f5123d0
+# %% ../nbs/09f_watch.ipynb #882d6534
 BARS = "▁▂▃▄▅▆▇█"
-PLAIN = str.maketrans(BARS + "█░·→✓✗…", "_.-=+*###.->vx~")  # for terminals without these characters
 
 
 def sparkline(values: Sequence[float], width: int = 16) -> str:
@@ -327,99 +348,92 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
     return "".join(BARS[round((value - low) / ((high - low) or 1) * 7)] for value in shown)
 
 
+# %% ../nbs/09f_watch.ipynb #92ab0705
 def clock(seconds: float) -> str:
     "Seconds as m:ss or h:mm:ss."
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def progress(step: int, total: int, width: int = 20) -> str:
-    "A bar, as far as the steps have come."
-    full = round(width * min(step / total, 1.0)) if total else 0
-    return "█" * full + "░" * (width - full) if total else ""
-
-
-# %% ../nbs/09f_watch.ipynb #70fea5f5
+# %% ../nbs/09f_watch.ipynb #ed14be83
 def event_words(event: Row) -> str:
-    "An event in one line."
-    return f"step {event.get('step', '?')} {event.get('event', '?')}: {event.get('detail', '')}"
+    "An event in one line, without characters that a terminal would obey."
+    return plain(f"step {event.get('step', '?')} {event.get('event', '?')}: {event.get('detail', '')}")
 
 
-def training_lines(model: Training) -> list[str]:
-    "A model in training, in four lines and one for each of its last events."
-    last = model.rows[-1] if model.rows else {}
+# %% ../nbs/09f_watch.ipynb #b0e4137a
+def training_words(model: Training) -> list[str]:
+    "What is known of a training beside its bar, a line each."
     losses = [row for row in model.rows if "loss" in row]
-    left, devs = (
-        seconds_left(model),
-        [(value, row.get("step", 0)) for row in model.rows if (value := dev_value(row)) is not None],
-    )
-    share = f"{progress(model.step, model.total)} {model.step / model.total:4.0%}" if model.total else ""
-    lines = [
-        f"{model.name}  step {model.step}{f'/{model.total}' if model.total else ''}  {share}"
-        f"  ETA {'?' if left is None else clock(left)}  elapsed {clock(last.get('seconds', 0) + model.age)}"
-    ]
+    devs = [(value, row.get("step", 0)) for row in model.rows if (value := dev_value(row)) is not None]
+    lines = []
     if losses:
         terms = "".join(
             f"   {name} {value:.3f} {sparkline([row.get('terms', {}).get(name, 0.0) for row in losses])}"
             for name, value in losses[-1].get("terms", {}).items()
         )
-        lines += [f"  loss {losses[-1]['loss']:.3f} {sparkline([row['loss'] for row in losses])}{terms}"]
+        last = losses[-1]
+        lines += [f"loss {last['loss']:.3f} {sparkline([row['loss'] for row in losses])}{terms}"]
         lines += [
-            f"  lr {losses[-1].get('lr', 0):.2g}   {losses[-1].get('tokens_per_s', 0):.0f} tokens/s   "
-            f"gradient norm {losses[-1].get('grad_norm', 0):.2f}"
+            f"lr {last.get('lr', 0):.2g}   {last.get('tokens_per_s', 0):.0f} tokens/s   "
+            f"gradient norm {last.get('grad_norm', 0):.2f}"
         ]
     if devs:
-        best = max(devs)
-        lines += [
-            f"  dev nDCG@10 {devs[-1][0]:.3f} {sparkline([value for value, _ in devs])}"
-            f"   best {best[0]:.3f} at step {best[1]}"
-        ]
-    age = clock(model.checkpoint_age)
-    kept = f"checkpoint {model.checkpoint}, {age} ago" if model.checkpoint >= 0 else "no checkpoint yet"
+        best, curve = max(devs), sparkline([value for value, _ in devs])
+        lines += [f"dev nDCG@10 {devs[-1][0]:.3f} {curve}   best {best[0]:.3f} at step {best[1]}"]
+    at_ = (
+        f"checkpoint {model.checkpoint}, {clock(model.checkpoint_age)} ago"
+        if model.checkpoint >= 0
+        else "no checkpoint yet"
+    )
     restarts = sum(event.get("event") == "restart" for event in model.events)
-    lines += [f"  {kept}   restarts {restarts}   last row {clock(model.age)} ago"]
-    return lines + [f"  ! {event_words(event)}" for event in model.events[-3:]]
+    lines += [f"{at_}   restarts {restarts}   last row {clock(model.age)} ago"]
+    return lines + [f"! {event_words(event)}" for event in model.events[-3:]]
 
 
-# %% ../nbs/09f_watch.ipynb #73da828f
-def stage_words(stages: Iterable[Stage]) -> str:
+# %% ../nbs/09f_watch.ipynb #20450a39
+def training_block(model: Training) -> Group:
+    "A model in training: its bar, and what is known beside."
+    left, last = seconds_left(model), model.rows[-1] if model.rows else {}
+    head = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=model.total or None, completed=model.step, width=24)
+    times = f"ETA {'?' if left is None else clock(left)}  elapsed {clock(last.get('seconds', 0) + model.age)}"
+    head.add_row(
+        Text(plain(model.name), style="bold"),
+        Text(f"step {model.step}{f'/{model.total}' * bool(model.total)}"),
+        bar,
+        times,
+    )
+    words = [Text(f"  {line}", style="yellow" if line[0] == "!" else "") for line in training_words(model)]
+    return Group(head, *words)
+
+
+# %% ../nbs/09f_watch.ipynb #c03b7248
+def stage_words(stages: Iterable[Stage]) -> Text:
     "Finished stages in a row."
     marks = {"done": "✓", "failed": "✗", "torn": "✗"}
-    over = [stage for stage in stages if stage.state in marks]
-    return "  ".join(f"{marks[stage.state]} {stage.name} {stage.seconds:.0f} s" for stage in over)
+    over = [f"{marks[stage.state]} {stage.name} {stage.seconds:.0f} s" for stage in stages if stage.state in marks]
+    return Text("  ".join(word.replace(" ", "\u00a0") for word in over))  # a stage stays on one line
 
 
-def folded(text: str, width: int, indent: str = "  ") -> list[str]:
-    "Words, two spaces apart, on as many lines as they take."
-    lines = [""]
-    for word in text.split("  "):
-        if lines[-1] and len(lines[-1]) + 2 + len(word) > width:
-            lines.append("")
-        lines[-1] += f"{'  ' if lines[-1] else indent if len(lines) > 1 else ''}{word}"
-    return lines if text else []
-
-
-def screen(
-    run: Run,
-    width: int = 80,  # characters
-) -> str:
-    "The whole screen of a run, no line longer than `width`."
+def screen(run: Run) -> Group:
+    "The whole screen of a run."
     facts = [run.who, f"{run.memory / 1e9:.1f} GB" if run.memory else "", *run.gpus]
-    lines = [f"run {run.name}: {run.state}" + "".join(f" · {fact}" for fact in facts if fact)]
-    lines += folded(stage_words(run.stages), width)
+    parts: list[Any] = [Text(" · ".join([f"run {run.name}: {run.state}", *filter(None, facts)]), style="bold")]
+    if run.scale:
+        parts.append(Text(f"scale {run.scale}: a trial of the path; its numbers mean nothing", style="yellow"))
+    parts += [stage_words(run.stages)] if stage_words(run.stages).plain else []
     busy = [stage for stage in run.stages if stage.state == "running"]
-    lines += [f"now {stage.name}  {stage.says or 'starting'}  {clock(stage.seconds)}" for stage in busy]
+    parts += [Text(f"now {stage.name}  {stage.says or 'starting'}  {clock(stage.seconds)}") for stage in busy]
     for model in run.models:
-        if not model.done:
-            lines += ["", *training_lines(model)]
+        parts += [] if model.done else [Text(""), training_block(model)]
     ended = [(model, [row["loss"] for row in model.rows if "loss" in row]) for model in run.models if model.done]
     over = [f"{model.name} {model.step} steps, loss {loss[0]:.2f} → {loss[-1]:.2f}" for model, loss in ended if loss]
-    lines += ["", *folded("trained: " + "  ".join(over), width)] if over else []
-    lines += [run.says] if run.says else []
-    return "\n".join(line if len(line) <= width or line == run.says else line[: width - 1] + "…" for line in lines)
+    parts += [Text("\ntrained: " + "; ".join(over))] if over else []
+    return Group(*parts, *([Text(run.says)] if run.says else []))
 
 
-# %% ../nbs/09f_watch.ipynb #d2eb561d
+# %% ../nbs/09f_watch.ipynb #8b02687c
 def news(before: Run | None, run: Run) -> list[str]:
     "What a line-by-line reader has not been told yet."
     known = {(stage.name, stage.state) for stage in before.stages} if before else set()
@@ -445,12 +459,14 @@ def news(before: Run | None, run: Run) -> list[str]:
     )
 
 
+# %% ../nbs/09f_watch.ipynb #c4366045
 def run_folder(name: str, artifacts: str) -> Path:
     "The folder of a run: a name below artifacts, or a path."
     path = Path(name).expanduser()
     return path.resolve() if path.is_dir() else project_root() / artifacts / name
 
 
+# %% ../nbs/09f_watch.ipynb #e1c269aa
 def watch(
     home: Path,
     *,
@@ -459,22 +475,26 @@ def watch(
     out: Any = None,  # None: stdout
 ) -> int:  # exit code
     "Show a run until it ends."
-    out, before = out or sys.stdout, None
-    while True:
-        run, live = read_run(home), out.isatty()
-        size = get_terminal_size((100, 40))
-        text = screen(run, size.columns - 1) if live or once else "\n".join(news(before, run))
-        try:
-            text.encode(out.encoding or "utf-8")
-        except UnicodeEncodeError:
-            text = text.translate(PLAIN)
-        if text:
-            out.write(f"\x1b[H\x1b[J{text}\n" if live and not once else f"{text}\n")
-            out.flush()
-        if once or run.state != "running":
-            return CODES[run.state]
-        before = run
-        time.sleep(interval)
+    out = out or sys.stdout
+    with suppress(AttributeError, ValueError):  # a terminal without these characters shows ? for them
+        out.reconfigure(errors="replace")
+    console, before = Console(file=out, highlight=False, emoji=False), None
+    run = read_run(home)
+    if once:
+        console.print(screen(run))
+        return CODES[run.state]
+    with Live(screen(run), console=console, auto_refresh=False) if console.is_terminal else suppress() as live:
+        while True:
+            if live:
+                live.update(screen(run), refresh=True)
+            else:
+                for line in news(before, run):
+                    print(line, file=out, flush=True)
+            if run.state != "running":
+                return CODES[run.state]
+            before = run
+            time.sleep(interval)
+            run = read_run(home)
 
 
 # %% ../nbs/09f_watch.ipynb #384c6038
