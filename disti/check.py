@@ -27,7 +27,7 @@ __all__ = [
     "read_sets",
 ]
 
-# %% ../nbs/09d_check.ipynb #cafb719b
+# %% ../nbs/09d_check.ipynb #3a16b1ab
 import argparse
 import json
 import os
@@ -43,15 +43,16 @@ from typing import Any
 from .data import load_collection
 from .findings import SEVERITIES, Finding, plain
 from .pairs import load_finetune
-from .recipe import Recipe, data_files, general_files, made_from, main_student, read_recipe, resolve_recipe, value
+from .places import Placed
+from .recipe import data_files, general_files, made_from, main_student, read_recipe, resolve_recipe, value
 from .records import at, choose, file_hash, project_root, read_rows
 
-# %% ../nbs/09d_check.ipynb #ae57af58
-Look = Callable[[Recipe], Iterator[Finding]]
+# %% ../nbs/09d_check.ipynb #6d236e06
+Look = Callable[[Placed], Iterator[Finding]]
 KINDS = ("corpus", "queries", "relevance", "finetune")
 
 
-def missing_data(recipe: Recipe) -> Iterator[Finding]:
+def missing_data(recipe: Placed) -> Iterator[Finding]:
     "An unknown collection, or one that lacks files."
     files, name, root = data_files(recipe), recipe["collection"], project_root()
     if name == "demo":
@@ -67,7 +68,7 @@ def missing_data(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("data", "stop", says, "`disti demo-data` makes an example of each file")
 
 
-def future_files(recipe: Recipe) -> Iterator[Finding]:
+def future_files(recipe: Placed) -> Iterator[Finding]:
     "Files dated in the future: everything made from them would be older than they are, and be made again for ever."
     general = [file for name in recipe["students"] for file in general_files(recipe, name)]
     for file in dict.fromkeys([*data_files(recipe), *general]):
@@ -79,8 +80,8 @@ def future_files(recipe: Recipe) -> Iterator[Finding]:
             )
 
 
-# %% ../nbs/09d_check.ipynb #bfb332f8
-def wrong_rows(recipe: Recipe) -> Iterator[Finding]:
+# %% ../nbs/09d_check.ipynb #862916cb
+def wrong_rows(recipe: Placed) -> Iterator[Finding]:
     "Rows that break their contract, the first of each file, and ids that point nowhere."
     files = [at(file) for file in data_files(recipe)]
     wrong = False
@@ -97,8 +98,8 @@ def wrong_rows(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("rows", "stop", str(error), "mend the row")
 
 
-# %% ../nbs/09d_check.ipynb #5b8a75d1
-def missing_sources(recipe: Recipe) -> Iterator[Finding]:
+# %% ../nbs/09d_check.ipynb #d8e93572
+def missing_sources(recipe: Placed) -> Iterator[Finding]:
     "Students made from students that come later, and general collections that are not there."
     try:
         main_student(recipe)
@@ -120,8 +121,8 @@ def missing_sources(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("students", "stop", says, f"put it there, or set {name}.general")
 
 
-# %% ../nbs/09d_check.ipynb #45a584dc
-def models_of(recipe: Recipe) -> dict[str, tuple[str, str]]:  # where it is named → (name, what it is)
+# %% ../nbs/09d_check.ipynb #6a11b916
+def models_of(recipe: Placed) -> dict[str, tuple[str, str]]:  # where it is named → (name, what it is)
     "The models that a recipe names, apart from those it makes."
     found = {"model": (str(value(recipe, "mine", "model")), "student")}
     if recipe["teacher"] != "train" and value(recipe, "score", "scorer_kind") != "http_reranker":
@@ -177,27 +178,27 @@ def absent(name: str) -> str:  # "" when it is there
     return (why := asked_hub(name)) and f"no folder {name}, none in the hub's cache, and {why}"
 
 
-def missing_models(recipe: Recipe) -> Iterator[Finding]:
+def missing_models(recipe: Placed) -> Iterator[Finding]:
     "Models that are neither here nor at the hub."
     for where, (name, _) in models_of(recipe).items():
         if why := absent(name):
             yield Finding("models", "stop", f"{where}: {why}", "correct the path, or the hub name (owner/name)")
 
 
-# %% ../nbs/09d_check.ipynb #f2301f33
-def model_digests(recipe: Recipe) -> dict[str, str]:  # where it is named → digest; hub names are left out
+# %% ../nbs/09d_check.ipynb #23754161
+def model_digests(recipe: Placed) -> dict[str, str]:  # where it is named → digest; hub names are left out
     "Digests of the model folders that a recipe names."
     folders = {where: at(name) for where, (name, _) in models_of(recipe).items()}
     return {where: file_hash(path) for where, path in folders.items() if path.is_dir()}
 
 
-# %% ../nbs/09d_check.ipynb #74d88e9d
+# %% ../nbs/09d_check.ipynb #2fc62702
 def bytes_of(path: Path) -> int:
     "The size of a folder."
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def full_disk(recipe: Recipe) -> Iterator[Finding]:
+def full_disk(recipe: Placed) -> Iterator[Finding]:
     "Too little space for models and checkpoints."
     from disti.models import resolve_model
 
@@ -215,12 +216,12 @@ def full_disk(recipe: Recipe) -> Iterator[Finding]:
     yield Finding("disk", severity, said, "make room, or set artifacts to another disk", {"free": free, "need": need})
 
 
-# %% ../nbs/09d_check.ipynb #c840c220
+# %% ../nbs/09d_check.ipynb #2842c2e9
 FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models)
 THEN: Sequence[Look] = (full_disk,)
 
 
-def looked(look: Look, recipe: Recipe) -> list[Finding]:
+def looked(look: Look, recipe: Placed) -> list[Finding]:
     "What one look finds; an error within it is a finding too."
     try:
         return list(look(recipe))
@@ -230,7 +231,7 @@ def looked(look: Look, recipe: Recipe) -> list[Finding]:
 
 
 def check_recipe(
-    recipe: Recipe,  # resolved
+    recipe: Placed,  # resolved
     *,
     quick: bool = False,  # only what costs nothing: no model is opened
 ) -> list[Finding]:  # stops first

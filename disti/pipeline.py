@@ -11,7 +11,6 @@ __all__ = [
     "PeakMemory",
     "stage_seconds",
     "jobs_planned",
-    "Terminal",
     "results_of",
     "strayed",
     "checked",
@@ -26,7 +25,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09e_pipeline.ipynb #6da47cb9
+# %% ../nbs/09e_pipeline.ipynb #fd4127d1
 import argparse
 import json
 import os
@@ -45,10 +44,12 @@ import yaml
 
 from .check import check_recipe, model_digests, read_sets, show_findings
 from .findings import Finding, stop_on
-from .recipe import Recipe, check_owner, data_files, job_values, main_student, read_recipe, recipes, resolve_recipe
+from .places import Placed
+from .recipe import check_owner, data_files, job_values, main_student, read_recipe, recipes, resolve_recipe
 from .records import manifest_path, project_root, text_id, write_text
 from .run import keep_findings, locked
 from .stage import resource
+from .terminal import Terminal
 
 
 # %% ../nbs/09e_pipeline.ipynb #b6ea1b40
@@ -110,7 +111,7 @@ def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]
             yield path.stem, duration
 
 
-# %% ../nbs/09e_pipeline.ipynb #9e16148c
+# %% ../nbs/09e_pipeline.ipynb #c2ad83df
 def jobs_planned(log: str) -> int:  # 0: not known yet
     "How many stages Snakemake's log says there will be."
     table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+", log, re.M | re.S)
@@ -118,38 +119,11 @@ def jobs_planned(log: str) -> int:  # 0: not known yet
     return sum(int(count) for name, count in rows if name not in ("all", "demo_data"))
 
 
-class Terminal:
-    "The lines of all stages, each start and end with its number."
-
-    def __init__(self, log: Path, out: Any = None):
-        self.log, self.out, self.numbers, self.total = log, out or sys.stdout, dict[str, int](), 0
-
-    def line(self, text: str) -> None:
-        "Show one line."
-        text = text.rstrip("\n")
-        stage, _, says = text.partition(" | ")
-        if says == "started" or says.startswith("done in "):
-            self.numbers.setdefault(stage, len(self.numbers) + 1)
-            self.total = self.total or jobs_planned(self.log.read_text(encoding="utf-8", errors="replace"))
-            text += f" (job {self.numbers[stage]} of {max(self.total, len(self.numbers))})"
-        self.show(text, "warn" if says.startswith(("finding: warn", "finding: stop")) else "")
-
-    def show(self, text: str, kind: str = "") -> None:
-        "A line, in colour where a terminal is."
-        if self.out.isatty():
-            from rich.console import Console
-            from rich.text import Text
-
-            Console(file=self.out, soft_wrap=True).print(Text(text, style="yellow" if kind == "warn" else ""))
-        else:
-            print(text, file=self.out, flush=True)
-
-
-# %% ../nbs/09e_pipeline.ipynb #8edec771
+# %% ../nbs/09e_pipeline.ipynb #9335176a
 PLACES = ("run", "artifacts", "data_dir")  # where things lie is no part of what they are
 
 
-def results_of(recipe: Recipe) -> Iterator[tuple[str, str, dict[str, Any]]]:  # file in the run's folder, stage, values
+def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # file in the run's folder, stage, values
     "What the jobs of a recipe make, and with which values."
     for name in ("groups.jsonl", "candidates-dev.jsonl", "candidates-test.jsonl", "model.json"):
         yield f"hard-negative/{name}", "mine", job_values(recipe, "mine")
@@ -170,7 +144,7 @@ def results_of(recipe: Recipe) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
     yield "results/report.html", "compare", job_values(recipe, "compare")
 
 
-def strayed(recipe: Recipe, home: Path) -> dict[str, str]:  # result → what is otherwise
+def strayed(recipe: Placed, home: Path) -> dict[str, str]:  # result → what is otherwise
     "Results that are gone, or were made with other values than the recipe's."
     found = {}
     for place, _, values in results_of(recipe):
@@ -187,8 +161,8 @@ def strayed(recipe: Recipe, home: Path) -> dict[str, str]:  # result → what is
     return found
 
 
-# %% ../nbs/09e_pipeline.ipynb #796f2d00
-def checked(recipe: Recipe, home: Path) -> list[Finding]:
+# %% ../nbs/09e_pipeline.ipynb #3854e848
+def checked(recipe: Placed, home: Path) -> list[Finding]:
     "The findings of the check: of this look, or of the last one when nothing has changed since."
     files = [project_root() / file for file in data_files(recipe)]
     dates = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
@@ -204,9 +178,9 @@ def checked(recipe: Recipe, home: Path) -> list[Finding]:
     return findings
 
 
-# %% ../nbs/09e_pipeline.ipynb #8cfad190
+# %% ../nbs/09e_pipeline.ipynb #07942837
 def snakemake_words(
-    recipe: Recipe,
+    recipe: Placed,
     config: Path,  # the resolved recipe
     *,
     cores: int,  # 0: all
@@ -227,7 +201,7 @@ def snakemake_words(
     ]
 
 
-# %% ../nbs/09e_pipeline.ipynb #ee632682
+# %% ../nbs/09e_pipeline.ipynb #685afda2
 def end_family(process: subprocess.Popen, patience: float = 5.0) -> None:
     "Wait for a process and all below it to end, and then make them."
     import psutil
@@ -248,7 +222,8 @@ def end_family(process: subprocess.Popen, patience: float = 5.0) -> None:
 def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  # exit code, Snakemake's log
     "Run Snakemake with its log in a file and the run's lock in hand; what stages print goes to the terminal."
     with open(log, "w", encoding="utf-8") as file:
-        env, terminal = os.environ | {"DISTI_PIPELINE": str(os.getpid())}, Terminal(log)
+        env = os.environ | {"DISTI_PIPELINE": str(os.getpid())}
+        terminal = Terminal(lambda: jobs_planned(log.read_text(encoding="utf-8", errors="replace")))
         process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=file, env=env, pass_fds=[lock], text=True, errors="replace"
         )
@@ -263,7 +238,7 @@ def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  #
     return code, log.read_text(encoding="utf-8", errors="replace")
 
 
-# %% ../nbs/09e_pipeline.ipynb #2b86defc
+# %% ../nbs/09e_pipeline.ipynb #bc20fc50
 def show_plan(words: list[str], again: Mapping[str, str]) -> None:
     "Print the jobs of a dry run with their reasons."
     done = subprocess.run(words, capture_output=True, text=True)
@@ -280,7 +255,7 @@ def show_plan(words: list[str], again: Mapping[str, str]) -> None:
 NOTHING = "scale {scale}: a trial of the path; its numbers mean nothing"
 
 
-def show_result(recipe: Recipe, home: Path, started: float, peak: int) -> None:
+def show_result(recipe: Placed, home: Path, started: float, peak: int) -> None:
     "Print where the time went, the comparison table and where the report is."
     spent = list(stage_seconds(home / "notebooks", started))
     if spent:
@@ -296,8 +271,8 @@ def show_result(recipe: Recipe, home: Path, started: float, peak: int) -> None:
     print(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
 
 
-# %% ../nbs/09e_pipeline.ipynb #7b09caf0
-def run_pipeline(recipe: Recipe, *, cores: int, until: str = "", profile: str = "") -> None:
+# %% ../nbs/09e_pipeline.ipynb #71352e6d
+def run_pipeline(recipe: Placed, *, cores: int, until: str = "", profile: str = "") -> None:
     "Run a resolved recipe and print what came of it."
     home, started = project_root() / recipe["artifacts"] / recipe["run"], time.time()
     with locked(home / ".pipeline.lock", f"run {recipe['run']!r}", wait=60) as lock:
@@ -353,8 +328,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-# %% ../nbs/09e_pipeline.ipynb #bbefd2ed
-def plan_pipeline(recipe: Recipe, home: Path, **asked: Any) -> None:
+# %% ../nbs/09e_pipeline.ipynb #1418455b
+def plan_pipeline(recipe: Placed, home: Path, **asked: Any) -> None:
     "Print what a run would do; nothing is written."
     stop_on(check_recipe(recipe, quick=True))
     with TemporaryDirectory() as place:

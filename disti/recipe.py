@@ -11,8 +11,6 @@ __all__ = [
     "STUDENTS",
     "THE_MODEL",
     "ELSEWHERE",
-    "Recipe",
-    "mapping_of",
     "recipes",
     "read_recipe",
     "Shape",
@@ -42,7 +40,7 @@ __all__ = [
     "general_files",
 ]
 
-# %% ../nbs/09b_recipe.ipynb #45f33d1a
+# %% ../nbs/09b_recipe.ipynb #2412180e
 import json
 import os
 import re
@@ -55,6 +53,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .places import Placed, read_placed
 from .records import at, choose
 from disti.stage import (
     Parameter,
@@ -71,46 +70,16 @@ from disti.stage import (
 )
 
 
-# %% ../nbs/09b_recipe.ipynb #7785ea0d
-class Recipe(dict[str, Any]):
-    "A recipe: a mapping that knows its file and the line of every key."
-
-    path: str = ""
-    lines: Mapping[str, int] = {}
-
-    def place(self, *keys: str) -> str:  # "own.yaml, line 3, students.kl.lr"
-        "Where a key stands, in words."
-        key = ".".join(map(str, keys))
-        inner = [name for name in self.lines if name == key or re.fullmatch(rf"scales\.[^.]+\.{re.escape(key)}", name)]
-        line = f"line {self.lines[inner[-1]]}" if inner else ""
-        return ", ".join(filter(None, [self.path, line, key]))
-
-
-def mapping_of(loader: yaml.SafeLoader, node: yaml.Node, above: str, lines: dict[str, int]) -> Any:
-    "A YAML node as Python, with the lines of its keys; two equal keys are refused."
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node, deep=True)
-    made: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-        place = f"{above}{key}"
-        if place in lines:
-            raise ValueError(f"line {line}: {place} stands here a second time, first on line {lines[place]}")
-        lines[place] = line
-        made[key] = mapping_of(loader, value_node, f"{place}.", lines)
-    return made
-
-
 # %% ../nbs/09b_recipe.ipynb #ea35708f
 def recipes() -> dict[str, Path]:
     "The recipes that come with disti."
     return {path.stem: path for path in sorted(resource("recipes").glob("*.yaml"))}
 
 
-# %% ../nbs/09b_recipe.ipynb #fc6a0181
+# %% ../nbs/09b_recipe.ipynb #e2730dcd
 def read_recipe(
     name: str | Path,  # "demo", or the path of a YAML file
-) -> Recipe:
+) -> Placed:
     "A recipe as it stands in its file."
     path = Path(name)
     if not path.is_file():
@@ -118,25 +87,13 @@ def read_recipe(
         if path.suffix in (".yaml", ".yml") and path.stem not in known:
             raise FileNotFoundError(f"no recipe {path}; disti comes with {', '.join(known)}")
         path = known[choose(path.stem, list(known), "recipe")]
-    lines: dict[str, int] = {}
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        read = mapping_of(loader, node, "", lines) if node else None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8; save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from None
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} holds a {type(read).__name__}; a recipe is a mapping of keys and values")
-    recipe = Recipe(({"recipe": path.stem} if path.name != "recipe.yaml" else {}) | read)  # a run's knows its own
-    recipe.path, recipe.lines = str(path), lines
+    recipe = read_placed(path)
+    if path.name != "recipe.yaml":  # a run's own knows its recipe already
+        recipe.setdefault("recipe", path.stem)
     return recipe
 
 
-# %% ../nbs/09b_recipe.ipynb #11be7ba4
+# %% ../nbs/09b_recipe.ipynb #e814cd6f
 class Shape(BaseModel):
     "The parts of a recipe; everything else is a parameter of some stage."
 
@@ -150,7 +107,7 @@ class Shape(BaseModel):
     scales: dict[str, dict[str, Any]] = {}
 
 
-def check_shape(recipe: Recipe) -> None:
+def check_shape(recipe: Placed) -> None:
     "Fail with one line and the place where a recipe has not the shape of one."
     try:
         Shape.model_validate(dict(recipe))
@@ -212,7 +169,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:  
     return made
 
 
-# %% ../nbs/09b_recipe.ipynb #936dec89
+# %% ../nbs/09b_recipe.ipynb #74a2803f
 def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("students", "kl") or ("stages", "teach")
     "Whose parameters the part before a dot means: a student's or a stage's."
     students = recipe.get("students", {})
@@ -227,7 +184,7 @@ def stage_of(part: str, name: str, values: Mapping[str, Any]) -> str:
     return str(values.get("stage", "distill")) if part == "students" else name
 
 
-def apply_set(recipe: Recipe, key: str, value: Any) -> None:
+def apply_set(recipe: Placed, key: str, value: Any) -> None:
     "Put one value set by hand into a recipe."
     word, _, name = key.rpartition(".")
     students = recipe.get("students", {})
@@ -250,8 +207,8 @@ def apply_set(recipe: Recipe, key: str, value: Any) -> None:
                     values.pop(key, None)
 
 
-# %% ../nbs/09b_recipe.ipynb #9280d753
-def check_entry(recipe: Recipe, part: str, name: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
+# %% ../nbs/09b_recipe.ipynb #ba125df0
+def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check what a recipe says of one stage or student; an error has its place."
     made, known = {}, known_params(stage)
     for key, value in values.items():
@@ -265,7 +222,7 @@ def check_entry(recipe: Recipe, part: str, name: str, stage: str, values: Mappin
     return made
 
 
-def check_student(recipe: Recipe, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def check_student(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check a student's entry: its name, the stage that trains it and parameters of that stage."
     if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name in ("bm25", "untrained", "teacher"):
         raise ValueError(
@@ -277,13 +234,13 @@ def check_student(recipe: Recipe, name: str, values: Mapping[str, Any]) -> dict[
     return {"stage": stage} | check_entry(recipe, "students", name, stage, rest)
 
 
-# %% ../nbs/09b_recipe.ipynb #29b5bf99
-def scaled(recipe: Recipe, scale: str) -> Recipe:
+# %% ../nbs/09b_recipe.ipynb #6f322562
+def scaled(recipe: Placed, scale: str) -> Placed:
     "A recipe with one of its scales laid over it; which one stays in it as a fact."
     scales = recipe.pop("scales", {})
-    made = Recipe(recipe)
+    made = Placed(recipe)
     if scale and scale != "full" and (scales or recipe.get("scale") != scale):
-        made = Recipe(merge(recipe, scales[choose(scale, ["full", *scales], "scale")]))
+        made = Placed(merge(recipe, scales[choose(scale, ["full", *scales], "scale")]))
     made.path, made.lines = recipe.path, recipe.lines
     made["scale"] = "" if scale == "full" else scale
     return made
@@ -293,9 +250,9 @@ def resolve_recipe(
     config: Mapping[str, Any],  # a recipe as read from its file
     scale: str = "",  # one of its scales; "" takes its own key `scale`
     sets: Mapping[str, Any] | None = None,  # set by hand: "steps" for all, "teach.steps" or "kl.steps" for one
-) -> Recipe:  # every key checked, no scales left; resolving it again changes nothing
+) -> Placed:  # every key checked, no scales left; resolving it again changes nothing
     "One flat configuration of a recipe, a scale and the values set by hand."
-    sets, recipe = dict(sets or {}), deepcopy(config if isinstance(config, Recipe) else Recipe(config))
+    sets, recipe = dict(sets or {}), deepcopy(config if isinstance(config, Placed) else Placed(config))
     check_shape(recipe)
     scale = str(sets.pop("scale", "") or scale or recipe.get("scale", ""))
     recipe = scaled(recipe, scale)
@@ -378,11 +335,11 @@ def made_from(recipe: Mapping[str, Any], student: str) -> str:  # "" for a stude
     return ""
 
 
-# %% ../nbs/09b_recipe.ipynb #86b6550b
+# %% ../nbs/09b_recipe.ipynb #0d202fdf
 ELSEWHERE = ("evaluate", "cases", "compare")  # stages that may look at other collections than the run's
 
 
-def run_recipe(home: Path) -> Recipe | None:  # home: artifacts/RUN
+def run_recipe(home: Path) -> Placed | None:  # home: artifacts/RUN
     "The recipe that a run belongs to, as it was resolved; None where no pipeline has run."
     path = home / "recipe.yaml"
     return resolve_recipe(read_recipe(path)) if path.is_file() else None

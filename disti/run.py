@@ -4,15 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    "BAR",
-    "WARNING",
-    "CHATTER",
-    "LOST",
     "COMMANDS",
-    "seconds_of",
-    "bar_words",
-    "warning_of",
-    "Lines",
     "environment",
     "locked",
     "keep_findings",
@@ -31,7 +23,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09c_run.ipynb #309e3175
+# %% ../nbs/09c_run.ipynb #f21e7583
 import argparse
 import fcntl
 import importlib
@@ -52,82 +44,7 @@ from .findings import Finding, plain
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
 from .stage import check_params, code_cells, find_stage, stage_params, stages
-
-# %% ../nbs/09c_run.ipynb #e05325f9
-BAR = re.compile(r"(\d+)%\|.*\| *([\d.]+\w?)/([\d.]+\w?) \[([\d:]+)<([\d:?]+)(?:, *([^,\]]+))?")
-WARNING = re.compile(r"^(?P<file>\S*?):(?P<line>\d+): (?P<kind>\w*Warning): (?P<says>.+)")
-CHATTER = re.compile(
-    r"Deprecat|FutureWarning|ImportWarning|ResourceWarning|TqdmWarning|tqdm|IProgress|fork\(\)|pin_memory"
-)
-LOST = re.compile(r"newly initialized|not initialized from the model|sequence length is longer than|MISSING")
-
-
-def seconds_of(clock: str) -> int:
-    "Seconds of 12, 03:12 or 1:03:12."
-    return sum(int(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))
-
-
-def bar_words(line: str) -> tuple[str, int]:  # "", 0 when it is no bar
-    "A progress bar in words, and the seconds it has lasted."
-    if not (bar := BAR.search(line)):
-        return "", 0
-    before = line[: bar.start()].strip().rstrip(":")
-    rate = f", {bar[6].strip()}" if bar[6] and "?" not in bar[6] else ""
-    left = f", {bar[5]} left" if "?" not in bar[5] else ""
-    return f"{before + ' ' if before else ''}{bar[2]} of {bar[3]} ({bar[1]} %){rate}{left}", seconds_of(bar[4])
-
-
-# %% ../nbs/09c_run.ipynb #0dc928b1
-def warning_of(line: str) -> Finding | None:
-    "A line of stderr as a finding, when it is a warning that concerns the result."
-    found = WARNING.match(line)
-    if found and (not CHATTER.search(line)):
-        where = Path(found["file"]).name
-        seen = {"kind": found["kind"], "file": where, "line": int(found["line"])}
-        return Finding("warning", "warn", plain(found["says"]), f"{found['kind']} of {where}; see the notebook", seen)
-    if not found and LOST.search(line):
-        return Finding("warning", "warn", plain(line)[:300], "a message of the model library; see the notebook")
-    return None
-
-
-# %% ../nbs/09c_run.ipynb #47a1fb75
-class Lines:
-    "A stream for a notebook's output: whole lines behind a name, bars in words now and then, each finding once."
-
-    def __init__(self, show: Callable[[str], None], name: str, *, every: float = 0):
-        self.show, self.name, self.every = show, name, every  # every: stderr, a bar's state in that many seconds
-        self.rest, self.shown = "", time.monotonic()
-        self.told: dict[str, Finding | None] = {}
-
-    def write(self, text: str) -> None:
-        "Take a piece of output."
-        *lines, self.rest = re.split(r"[\r\n]" if self.every else r"\n", self.rest + text)
-        for line in (line.rsplit("\r", 1)[-1].rstrip() for line in lines):
-            self.line(line) if line else None
-
-    def line(self, line: str) -> None:
-        "Show a line if it is to be shown."
-        words, lasted = bar_words(line)
-        finding = warning_of(line) if self.every else None
-        if words:
-            if lasted >= self.every and time.monotonic() - self.shown >= self.every:
-                self.say(words)
-        elif finding or line.startswith("finding: "):
-            key = str(finding or line)
-            self.say(f"finding: {finding}" if finding else line) if key not in self.told else None
-            self.told[key] = finding
-        elif not self.every:
-            self.say(line)
-
-    def say(self, line: str) -> None:
-        "Show a line behind the name."
-        self.show(f"{self.name} | {line}")
-        self.shown = time.monotonic()
-
-    def flush(self) -> None:
-        "Show the last line even when nothing ended it."
-        if self.rest.strip():
-            self.write("\n")
+from .terminal import Lines
 
 
 # %% ../nbs/09c_run.ipynb #108cddb6
