@@ -166,9 +166,22 @@ def walked(node: ast.AST) -> set[str]:
     return found
 
 
-# %% ../nbs/09_reach.ipynb #66ff7145
+# %% ../nbs/09_reach.ipynb #178a1a5b
 PACKAGE = Path(disti.__file__).parent
-APART = ("reach", "stage", "recipe", "run", "check", "pipeline", "watch", "findings", "lint")
+APART = (
+    "reach",
+    "stage",
+    "recipe",
+    "run",
+    "check",
+    "pipeline",
+    "watch",
+    "state",
+    "terminal",
+    "places",
+    "findings",
+    "lint",
+)
 Key = tuple[str, str]  # (module, name); name "" stands for the module's effects, "*" for all of it
 
 

@@ -207,7 +207,7 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
                     values.pop(key, None)
 
 
-# %% ../nbs/09b_recipe.ipynb #ba125df0
+# %% ../nbs/09b_recipe.ipynb #34e57b24
 def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check what a recipe says of one stage or student; an error has its place."
     made, known = {}, known_params(stage)
@@ -216,7 +216,9 @@ def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mappin
             made[key] = cast(key, value, known[choose(key, list(known), f"parameter of {name}")], name)
         except ValueError as error:
             raise ValueError(f"{recipe.place(part, name, key)}: {error}") from None
-    steps = {key: made.get(key, recipe.get(key, known[key].default)) for key in ("steps", "epochs") if key in known}
+    steps = {
+        key: made.get(key, recipe.get(key, known[key].default)) for key in ("steps", "epochs", "steps2") if key in known
+    }
     if steps and not any(steps.values()):
         raise ValueError(f"{recipe.place(part, name)}: {' and '.join(steps)} are 0, so nothing would be trained")
     return made

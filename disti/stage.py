@@ -166,7 +166,7 @@ def read_text(text: str, default: Any) -> Any:
     return value
 
 
-# %% ../nbs/09a_stage.ipynb #c47346b0
+# %% ../nbs/09a_stage.ipynb #6270f993
 Count = Annotated[int, Field(ge=1)]
 FromZero = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -181,12 +181,12 @@ BOUNDS: dict[str, Any] = {
     **dict.fromkeys(
         ("data_dir", "artifacts", "collection", "finetune", "general"), Annotated[str, Field(pattern=r"^[^{}]*$")]
     ),
-    **dict.fromkeys(
-        ("threads", "batch_size", "accumulate", "n_folds", "n_negatives", "depth", "pool", "lora_r"), Count
-    ),
+    **dict.fromkeys(("threads", "batch_size", "accumulate", "n_folds", "depth", "pool", "lora_r"), Count),
     **dict.fromkeys(("steps", "epochs", "max_queries", "max_docs", "max_eval_queries", "max_dev"), FromZero),
     **dict.fromkeys(("max_length", "pair_length", "chunk_words", "chunk_overlap", "eval_steps", "patience"), FromZero),
-    **dict.fromkeys(("n_bm25", "n_dense", "n_random", "batch_tokens", "eval_queries", "probe"), FromZero),
+    **dict.fromkeys(
+        ("n_negatives", "n_bm25", "n_dense", "n_random", "batch_tokens", "eval_queries", "probe"), FromZero
+    ),
     **dict.fromkeys(("checkpoint_steps", "commit_pairs"), Count),
 }
 
