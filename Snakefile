@@ -4,7 +4,7 @@
 # Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
-from disti.check import model_digests
+from disti.looks import model_digests
 from disti.recipe import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.stage import resource, stage_code
 

@@ -166,13 +166,14 @@ def walked(node: ast.AST) -> set[str]:
     return found
 
 
-# %% ../nbs/09_reach.ipynb #178a1a5b
+# %% ../nbs/09_reach.ipynb #00203011
 PACKAGE = Path(disti.__file__).parent
 APART = (
     "reach",
     "stage",
     "recipe",
     "run",
+    "looks",
     "check",
     "pipeline",
     "watch",

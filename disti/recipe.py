@@ -40,7 +40,7 @@ __all__ = [
     "general_files",
 ]
 
-# %% ../nbs/09b_recipe.ipynb #2412180e
+# %% ../nbs/09b_recipe.ipynb #2e327378
 import json
 import os
 import re
@@ -50,7 +50,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .places import Placed, read_placed

@@ -23,7 +23,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09c_run.ipynb #f21e7583
+# %% ../nbs/09c_run.ipynb #502baa06
 import argparse
 import fcntl
 import importlib
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import disti
-from .findings import Finding, plain
+from .findings import plain
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
 from .stage import check_params, code_cells, find_stage, stage_params, stages
