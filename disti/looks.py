@@ -47,7 +47,7 @@ import numpy as np
 
 from .findings import Finding, plain
 from .places import Placed
-from .recipe import data_files, general_files, made_from, main_student, resolve_recipe, value
+from .recipe import data_files, general_files, made_from, main_student, value
 from .records import at, choose, project_root, read_rows
 from .stage import stage_params
 from .weights import PACKAGED, ModelRecord, described, model_digest, resolve_model

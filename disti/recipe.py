@@ -168,7 +168,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:  
     return made
 
 
-# %% ../nbs/09b_recipe.ipynb #74a2803f
+# %% ../nbs/09b_recipe.ipynb #96011333
 def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("students", "kl") or ("stages", "teach")
     "Whose parameters the part before a dot means: a student's or a stage's."
     students = recipe.get("students", {})
@@ -204,6 +204,9 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
             for name, values in recipe.get(part, {}).items():
                 if goes_to(key, stage_of(part, name, values)):
                     values.pop(key, None)
+                    values.pop("epochs", None) if key == "steps" else None
+        if key == "steps":  # asked for by hand: an epoch that the recipe wants would go above them
+            recipe.pop("epochs", None)
 
 
 # %% ../nbs/09b_recipe.ipynb #34e57b24

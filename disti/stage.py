@@ -29,13 +29,14 @@ __all__ = [
     "stage_code",
 ]
 
-# %% ../nbs/09a_stage.ipynb #1519489d
+# %% ../nbs/09a_stage.ipynb #04023cf5
 import ast
 import io
 import json
 import math
 import tokenize
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -45,6 +46,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 import disti
 from .reach import PACKAGE, code_hash, plain_code, reach
 from .records import choose
+from .settings import Fit
 
 
 # %% ../nbs/09a_stage.ipynb #ef41dd93
@@ -235,22 +237,14 @@ def cast(
     return made
 
 
-# %% ../nbs/09a_stage.ipynb #70e4534e
+# %% ../nbs/09a_stage.ipynb #09b7aca4
 @cache
 def fit_fields() -> dict[str, Parameter]:
-    "The fields of the trainer's settings, read from its module without importing it (and torch)."
-    source = (PACKAGE / "training.py").read_text(encoding="utf-8")
-    made = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Fit")
-    lines = source.splitlines()
-    found = {}
-    for node in made.body:
-        if isinstance(node, ast.AnnAssign) and node.value:
-            default = ast.literal_eval(node.value)
-            note = lines[node.lineno - 1][node.end_col_offset :].lstrip(" #")
-            found[ast.unparse(node.target)] = Parameter(
-                " ".join(default) if isinstance(default, tuple) else default, note
-            )
-    return found
+    "The trainer's settings; lists of numbers are texts, as in a parameters cell."
+    return {
+        field.name: Parameter("" if isinstance(field.default, tuple) else field.default, "a setting of training")
+        for field in fields(Fit)
+    }
 
 
 # %% ../nbs/09a_stage.ipynb #f9edcc99
