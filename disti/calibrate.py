@@ -37,6 +37,7 @@ from sklearn.linear_model import LogisticRegression
 from .audit import END, tied
 from .losses import auto_temperature, effective_list_size
 from .metrics import finite_rows
+from .plots import MAIN, SOFT, drawing
 from .records import Row
 
 if TYPE_CHECKING:
@@ -224,23 +225,18 @@ def temperature_table(
 
 def plot_temperature(scored: Sequence[Row], name: str = "teacher") -> "Figure | str":  # a sentence when nothing can be
     "Effective list size against temperature, with the automatic choice."
-    import matplotlib.pyplot as plt
-
     try:
         table = temperature_table(scored)
     except ValueError as error:
         return f"no temperature for the {name}: {error}"
     chosen = table[table["auto"]].iloc[0]
-    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
-    axes.fill_between(table["tau"], table["lower quartile"], table["upper quartile"], alpha=0.3, label="half the lists")
-    axes.semilogx(table["tau"], table["median"], label="median list")
-    axes.axvline(chosen["tau"], color="grey", lw=0.8, ls="--")
-    axes.set_title(
+    title = (
         f"At τ {chosen['tau']:.2g} (label scale {chosen['label scale']:.2g}) a list of the {name} is about "
-        f"{chosen['median']:.1f} passages",
-        fontsize=9,
+        f"{chosen['median']:.1f} passages"
     )
-    axes.set(xlabel="temperature τ of the teacher", ylabel="effective list size")
-    axes.legend(fontsize=8)
-    plt.close(figure)  # shown once, as the value of the cell
+    with drawing(title, "temperature τ of the teacher", "effective list size") as (figure, axes):
+        half = (table["lower quartile"], table["upper quartile"])
+        axes.fill_between(table["tau"], *half, alpha=0.3, color=MAIN, label="half the lists")
+        axes.semilogx(table["tau"], table["median"], color=MAIN, label="median list")
+        axes.axvline(chosen["tau"], color=SOFT, lw=0.8, ls="--")
     return figure

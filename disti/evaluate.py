@@ -17,7 +17,7 @@ __all__ = [
     "cut_facts",
     "searched",
     "count",
-    "count_findings",
+    "question_findings",
     "Evaluation",
     "evaluate",
     "fold_judgements",
@@ -25,7 +25,7 @@ __all__ = [
     "plot_values",
 ]
 
-# %% ../nbs/17_evaluate.ipynb #013f15b1
+# %% ../nbs/17_evaluate.ipynb #c505bfef
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .data import Collection, Qrels, Run, parent
+from .data import Collection, Qrels, Run, parent, unanswerable
 from .findings import Finding
 from .lengths import student_length
 from .metrics import DEFAULT_MEASURES, measure
@@ -149,7 +149,7 @@ def teacher_files(home: Path, collection: str, ending: str = "") -> list[Path]: 
     return [scores, need(below, f"17_evaluate -p model_name untrained -p collection {collection}")]
 
 
-# %% ../nbs/17_evaluate.ipynb #792d8403
+# %% ../nbs/17_evaluate.ipynb #5b6c9103
 def check_student(folder: Path) -> list[Finding]:
     "Is a trained student still what its manifest says? Other weights are an error."
     manifest = read_manifest(folder)
@@ -224,41 +224,37 @@ def searched(
     return {query_id: hits[:depth] for query_id, hits in without(found, itself).items()}
 
 
-# %% ../nbs/17_evaluate.ipynb #51449050
+# %% ../nbs/17_evaluate.ipynb #25dbf102
 def count(collection: Collection, run: Run, itself: Mapping[str, set[str]] = {}) -> dict[str, int]:  # noqa: B006
     "Sizes, and the queries that a mean hides."
-    measured = [q for q, grades in collection.qrels.items() if any(grade > 0 for grade in grades.values())]
+    none = set(unanswerable(collection.qrels))
+    measured = [query_id for query_id in collection.qrels if query_id not in none]
     return {
         "passages": len(collection.corpus),
         "queries measured": len(measured),
         "queries without judgement": len(collection.queries.keys() - collection.qrels.keys()),
-        "queries without a relevant passage": len(collection.qrels) - len(measured),
+        "queries without a relevant passage": len(none),
         "queries that found nothing": sum(not run.get(query_id) for query_id in measured),
         "queries that are a passage": len(itself),
     }
 
 
-# %% ../nbs/17_evaluate.ipynb #5644bc00
-def count_findings(counts: Mapping[str, int]) -> list[Finding]:
-    "What the counts ask a reader to know."
-    unjudged, itself = counts["queries without a relevant passage"], counts["queries that are a passage"]
-    found = []
-    if unjudged:
-        says = f"{unjudged} judged queries have no relevant passage and are left out of the means"
-        found.append(
-            Finding("judgements", "note", says, "judge a passage relevant, or drop them", {"queries": unjudged})
-        )
+# %% ../nbs/17_evaluate.ipynb #06f12611
+def question_findings(collection: Collection, itself: Mapping[str, set[str]]) -> list[Finding]:
+    "Questions that no passage answers, and those that are passages themselves."
+    found, none = [], unanswerable(collection.qrels)
+    if none:
+        says = f"{len(none)} of {len(collection.qrels)} judged queries have no relevant passage, first {none[0]!r}"
+        remedy = "they are left out of every mean; judge a passage relevant, or remove them"
+        found.append(Finding("judgements", "note", says, remedy, {"queries": len(none)}))
     if itself:
-        says = f"{itself} queries are passages of the corpus themselves, which were taken out of their rankings"
-        found.append(
-            Finding(
-                "self-matches", "note", says, "nothing, if that is how the collection is meant", {"queries": itself}
-            )
-        )
+        says = f"{len(itself)} queries are passages of {collection.name} themselves, first {next(iter(itself))!r}"
+        remedy = "nothing to do: a query is taken out of its own ranking"
+        found.append(Finding("questions", "note", says, remedy, {"queries": len(itself)}))
     return found
 
 
-# %% ../nbs/17_evaluate.ipynb #fb4a5eab
+# %% ../nbs/17_evaluate.ipynb #18f9963e
 @dataclass(frozen=True)
 class Evaluation:
     "What is known of one model on one collection."
@@ -285,8 +281,7 @@ def evaluate(
     with timed(spent, "search"):
         found = searched(search, depth, itself, chunked=chunked)
     run = {query_id: found.get(query_id, []) for query_id in collection.queries}
-    relevant = {q: grades for q, grades in collection.qrels.items() if any(grade > 0 for grade in grades.values())}
-    rows = [{"model": name, "collection": collection.name} | row for row in measure(relevant, run, measures)]
+    rows = [{"model": name, "collection": collection.name} | row for row in measure(collection.qrels, run, measures)]
     return Evaluation(run, rows, count(collection, run, itself), spent)
 
 

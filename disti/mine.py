@@ -45,6 +45,7 @@ from disti.negatives import (
     random_miner,
 )
 from .pairs import self_matches, without
+from .plots import plot_groups
 from .records import Row
 from .retrieve import fuse
 from .split import Training
@@ -225,21 +226,12 @@ def group_table(
 # %% ../nbs/11_mine.ipynb #25e4dd3e
 def plot_margins(ledger: Iterable[Row], miner: str = "dense") -> "Figure":
     "Candidates by their distance to the positive: what stands right of 0 beats it and may be an unlabelled answer."
-    import matplotlib.pyplot as plt
-
     rows = [row for row in ledger if row["miner"] == miner and row["rule"] != "positive"]
     away = [(row["score"] - row["positive"], row["kept"]) for row in rows if row["positive"] is not None]
-    sides = {"kept": [far for far, kept in away if kept], "removed": [far for far, kept in away if not kept]}
+    sides = {"removed": [far for far, kept in away if not kept], "kept": [far for far, kept in away if kept]}
     above = np.mean([far > 0 for far, _ in away]) if away else 0
-    figure, axes = plt.subplots(figsize=(5, 2.6), dpi=80, layout="constrained")
-    labels = [f"{side} ({len(far)})" for side, far in sides.items()]
-    axes.hist(list(sides.values()), bins=30, stacked=True, label=labels, color=["#4c72b0", "#dd8452"])
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_title(f"{above:.0%} of {miner} candidates score above the positive", fontsize=10)
-    axes.set(xlabel="candidate's score − lowest positive's", ylabel="candidates")
-    axes.legend(frameon=False, fontsize=8)
-    plt.close(figure)  # the cell shows what it returns; left open it would be shown twice
-    return figure
+    title = f"{above:.0%} of {miner} candidates score above the positive"
+    return plot_groups(sides, title, "candidate's score − lowest positive's", line=0)
 
 
 # %% ../nbs/11_mine.ipynb #64d8d1b6

@@ -49,7 +49,7 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
-# %% ../nbs/03b_plots.ipynb #dbc40cc4
+# %% ../nbs/03b_plots.ipynb #b0e13c11
 COLOURS = {"#1b1b1a": "var(--ink)", "#767676": "var(--soft)", "#1f6f8b": "var(--main)", "#b4552d": "var(--other)"}
 INK, SOFT, MAIN, OTHER = COLOURS
 
@@ -96,22 +96,26 @@ def plot_deltas(
     return figure
 
 
-# %% ../nbs/03b_plots.ipynb #2c54e4ed
+# %% ../nbs/03b_plots.ipynb #059454ae
 def plot_groups(
     groups: Mapping[str, Sequence[float] | np.ndarray],  # the one that stands against first, the one it is about last
     title: str,
     xlabel: str,
     *,
     bins: int = 30,
+    line: float | None = None,  # a value to mark
 ) -> "Figure":
     "Histograms of a few groups over the same bins, each as shares of its own."
-    edges = np.histogram_bin_edges(np.concatenate([np.asarray(some, float) for some in groups.values()]), bins).tolist()
+    every = np.concatenate([np.asarray(some, float) for some in groups.values()])
+    edges = np.histogram_bin_edges(every, bins).tolist()
     colours = [MAIN] if len(groups) == 1 else [OTHER, MAIN, SOFT]
     with drawing(title, xlabel, "share of its group") as (figure, axes):
         for (name, some), colour in zip(groups.items(), colours, strict=False):
             label = f"{name} ({len(some)})" if name else None
             weights = np.full(len(some), 1 / max(1, len(some)))
             axes.hist(np.asarray(some), bins=edges, weights=weights, color=colour, alpha=0.65, label=label)
+        if line is not None:
+            axes.axvline(line, color=INK, linewidth=0.8)
     return figure
 
 
