@@ -157,7 +157,7 @@ class Demo:
     def settings(self, seed: int, **more: Any) -> Fit:
         "How all students are trained."
         sizes = {"steps": self.options.steps, "batch_size": self.options.batch_size} | more
-        return Fit(seed=seed, checkpoint_steps=10 * sizes["steps"], report_to="none", **sizes)
+        return Fit(seed=seed, checkpoint_steps=10 * max(sizes["steps"], 1), report_to="none", **sizes)
 
     def load(self, model: str | Path = "") -> SentenceTransformer:
         "A student as it comes: the untrained one."
