@@ -43,9 +43,9 @@ def pairs(n: int = 40) -> list[tuple[str, str]]:
 
 def write(folder: Path) -> None:
     "Models, pairs and our scores."
+    from disti.tiny import tiny_llm
     from transformers import AutoTokenizer
 
-    from disti.layerwise import tiny_llm
     from disti.rerankers import GIVEN, TEMPLATES, flag_reranker, llm_reranker
 
     texts = [text for pair in pairs() for text in pair] + [GIVEN, "A: B:\n", TEMPLATES["bge-lightweight"].instruction]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from disti.crossencoders import load_cross_encoder, new_cross_encoder
 from machine import DTYPES, SIZES, flops_of, limit_of, random_encoder, synchronize
 from scipy.stats import spearmanr
 from sentence_transformers import CrossEncoder
@@ -29,7 +30,6 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification
 
 from disti.data import load_collection
-from disti.models import load_cross_encoder, new_cross_encoder
 from disti.scorers import ready_to_score, reranker_engine
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

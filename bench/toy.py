@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from disti.tiny import tiny_encoder
+
 from disti.data import write_collection
-from disti.models import tiny_encoder
 from disti.records import write_rows
 from disti.weights import model_record, write_model
 

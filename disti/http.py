@@ -20,13 +20,12 @@ __all__ = [
     "by_query",
     "gather",
     "check_scale",
-    "check_url",
     "read_key",
     "all_scores",
     "http_reranker",
 ]
 
-# %% ../nbs/06e_http.ipynb #1520fb2a
+# %% ../nbs/06e_http.ipynb #ebf2848b
 import math
 import os
 import random
@@ -39,14 +38,14 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from threading import Event
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
 from transformers import AutoTokenizer
 
-from .models import resolve_model
-from .scorers import Pair, PartialScores, Scorer, digest_of, long_pairs, none_cut
+from .lengths import long_pairs
+from .scorers import Pair, PartialScores, Scorer, digest_of, none_cut
+from .weights import check_address, resolve_model
 
 
 # %% ../nbs/06e_http.ipynb #f09a007b
@@ -247,7 +246,7 @@ def gather(
     return found, errors
 
 
-# %% ../nbs/06e_http.ipynb #c485b840
+# %% ../nbs/06e_http.ipynb #2646b77f
 BOUNDS = {"probability": (0.0, 1.0), "cosine": (-1.0, 1.0)}
 SLACK = 0.01  # a cosine in bf16 may reach 1.004
 
@@ -260,19 +259,6 @@ def check_scale(scale: str, scores: Sequence[float]) -> None:
             f"a {scale} lies in {low:g} to {high:g}; came {wrong[0]:.4g}. "
             "Say what the server gives (scale='logit' or 'cosine')"
         )
-
-
-def check_url(url: str) -> str:  # address and path, without the scheme
-    "An http(s) address without a password."
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"url is a full address like http://localhost:8080/rerank; came {url!r}")
-    if "@" in parts.netloc:
-        raise ValueError(
-            f"a password does not belong in the url of {parts.hostname}; "
-            "put the key into an environment variable and name it (key_env=...)"
-        )
-    return url.partition("://")[2]
 
 
 def read_key(key_env: str) -> str:
@@ -305,7 +291,7 @@ def all_scores(
     return np.array([found[pair] for pair in pairs], dtype=np.float32)
 
 
-# %% ../nbs/06e_http.ipynb #e7c78597
+# %% ../nbs/06e_http.ipynb #5b1f030b
 def http_reranker(
     url: str,  # the full path, such as http://localhost:8080/rerank
     model: str,  # as the server knows it; TEI serves one, there it only names the scorer
@@ -332,7 +318,7 @@ def http_reranker(
         raise ValueError(f"long pairs are counted with tokenizer and max_length; came {tokenizer!r} and {max_length}")
     if min(max_documents, concurrency) < 1:
         raise ValueError(f"max_documents and concurrency are at least 1; came {max_documents} and {concurrency}")
-    kind, address, key = SHAPES[shape], check_url(url), read_key(key_env)
+    kind, address, key = SHAPES[shape], check_address(url), read_key(key_env)
     scale, asked = scale or kind.scale, {**kind.options, **(options or {})}
     client = httpx2.Client(
         timeout=httpx2.Timeout(read_timeout, connect=connect_timeout, pool=None),
@@ -361,6 +347,8 @@ def http_reranker(
 
     cut: Callable[[Sequence[Pair]], int] = none_cut
     if tokenizer:
-        cut = partial(long_pairs, AutoTokenizer.from_pretrained(resolve_model(tokenizer)), max_length)
+        cut = partial(
+            long_pairs, AutoTokenizer.from_pretrained(resolve_model(tokenizer), trust_remote_code=False), max_length
+        )
     digest = digest_of("http", url=address, model=model, shape=shape, scale=scale, options=asked, revision=revision)
     return Scorer(model.rstrip("/").rpartition("/")[2], scale, digest, score, cut, by_query=True)

@@ -6,8 +6,6 @@
 __all__ = [
     "LAYERWISE",
     "Head",
-    "TinyLLM",
-    "SPECIALS",
     "compress",
     "ScoreHead",
     "Gemma2Layers",
@@ -20,29 +18,24 @@ __all__ = [
     "load_layerwise",
     "layer_scores",
     "surroundings",
-    "tiny_tokenizer",
-    "tiny_settings",
-    "tiny_llm",
-    "write_checkpoint",
 ]
 
-# %% ../nbs/06c_layerwise.ipynb #29dc0ef6
+# %% ../nbs/06c_layerwise.ipynb #be8622f8
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, GraniteConfig, PretrainedConfig
+from transformers import Gemma2Config, GraniteConfig, PretrainedConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2PreTrainedModel
 from transformers.models.granite.modeling_granite import GraniteModel, GranitePreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from .models import resolve_model
+from .weights import resolve_model
 
 
 # %% ../nbs/06c_layerwise.ipynb #290209b6
@@ -237,126 +230,3 @@ def surroundings(body: Any, hidden: Tensor) -> dict[str | None, dict[str, Any]]:
         "full_attention": full,
         "sliding_attention": shared | {"attention_mask": create_sliding_window_causal_mask(**given)},
     }
-
-
-# %% ../nbs/06c_layerwise.ipynb #6c3371e1
-TinyLLM = Literal["gemma", "qwen3", "gemma2-lightweight", "minicpm-layerwise"]
-SPECIALS = {
-    "gemma": ["<pad>", "<eos>", "<bos>"],
-    "minicpm": ["<unk>", "<s>", "</s>"],
-    "qwen3": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"],
-}
-
-
-def tiny_tokenizer(texts: Sequence[str], family: str) -> Any:
-    "A byte-level BPE tokenizer trained on texts, with the special tokens of a family."
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    specials = SPECIALS[family]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer: Any = trainers.BpeTrainer(
-        vocab_size=700,
-        special_tokens=specials,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator([*texts, *["Yes", "No", "yes", "no"] * 1000], trainer)  # answers are one token
-    roles = {"gemma": (0, 1, 2), "minicpm": (0, 2, 1), "qwen3": (0, 2, None)}[family]
-    pad, eos, bos = (None if n is None else specials[n] for n in roles)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, bos_token=bos)
-
-
-# %% ../nbs/06c_layerwise.ipynb #8c2f6565
-def tiny_settings(kind: TinyLLM, vocab_size: int, layers: int) -> dict[str, Any]:
-    "The keys of a real config.json with small numbers."
-    sizes = {
-        "vocab_size": vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "pad_token_id": 0,
-    }
-    gemma = {"head_dim": 8, "hidden_activation": "gelu_pytorch_tanh", "eos_token_id": 1, "bos_token_id": 2}
-    return (
-        sizes
-        | {
-            "gemma": gemma | {"model_type": "gemma"},
-            "qwen3": {"model_type": "qwen3", "head_dim": 8, "eos_token_id": 2, "bos_token_id": None},
-            "gemma2-lightweight": gemma
-            | {
-                "model_type": "cost_wise_gemma",
-                "architectures": ["CostWiseGemmaForCausalLM"],
-                "hidden_act": "gelu_pytorch_tanh",
-                "query_pre_attn_scalar": 8,
-                "sliding_window": 4096,
-                "attn_logit_softcapping": 50.0,
-                "final_logit_softcapping": 30.0,
-                "start_layer": 2,
-                "layer_sep": 1,
-                "layer_wise": True,
-            },
-            "minicpm-layerwise": {
-                "model_type": "minicpm",
-                "architectures": ["LayerWiseMiniCPMForCausalLM"],
-                "hidden_act": "silu",
-                "scale_emb": 12,
-                "scale_depth": 1.4,
-                "dim_model_base": 256,
-                "rope_theta": 10000.0,
-                "rope_scaling": None,
-                "rms_norm_eps": 1e-5,
-                "eos_token_id": 2,
-                "bos_token_id": 1,
-                "start_layer": 2,
-                "head_multi": True,
-                "head_type": "simple",
-                "tie_word_embeddings": False,
-            },
-        }[kind]
-    )
-
-
-def tiny_llm(
-    folder: str | Path,  # written here
-    texts: Sequence[str],  # the tokenizer is trained on these
-    *,
-    kind: TinyLLM = "gemma",
-    layers: int = 4,
-    seed: int = 0,
-) -> str:  # the folder
-    "A tiny random reranker of a real architecture, in the real files' format."
-    kinds = ("gemma", "qwen3", "gemma2-lightweight", "minicpm-layerwise")
-    if kind not in kinds:
-        raise ValueError(f"no tiny model {kind!r}; choose from {', '.join(kinds)}")
-    tokenizer = tiny_tokenizer(texts, next(family for family in SPECIALS if kind.startswith(family)))
-    saved = tiny_settings(kind, len(tokenizer), layers)
-    torch.manual_seed(seed)
-    if saved["model_type"] in LAYERWISE:
-        build, configure = LAYERWISE[saved["model_type"]]
-        config: Any = configure(saved)
-        config.n_heads = layers + 1 - saved["start_layer"]
-        model = build(config)
-    else:
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**saved))
-    for parameter in model.parameters():
-        if parameter.ndim > 1:  # not the norms
-            parameter.data *= 10
-    write_checkpoint(folder, model, tokenizer, saved)
-    return str(folder)
-
-
-def write_checkpoint(folder: str | Path, model: Any, tokenizer: Any, saved: dict[str, Any]) -> None:
-    "Weights, tokenizer and configuration, the latter with its own keys."
-    model.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if saved["model_type"] in LAYERWISE:
-        Path(folder, "config.json").write_text(json.dumps(saved, indent=1))
-        save_file(model.state_dict(), Path(folder, "model.safetensors"), metadata={"format": "pt"})
-    else:
-        model.save_pretrained(folder)

@@ -11,6 +11,7 @@ __all__ = [
     "shape_folder",
     "reads_at_most",
     "token_counts",
+    "special_tokens",
     "open_tokenizer",
     "covering",
     "some",
@@ -56,7 +57,7 @@ def reads_at_most(record: ModelRecord) -> int:  # tokens; 0: any number
         return reads(AutoModel.from_config(config, trust_remote_code=record.trust_remote_code))
 
 
-# %% ../nbs/05g_lengths.ipynb #d6fceaa2
+# %% ../nbs/05g_lengths.ipynb #17a0910a
 def token_counts(tokenizer: Any, texts: Iterable[str]) -> dict[str, int]:
     "Tokens of each text, special ones not counted."
     unique = list(dict.fromkeys(texts))
@@ -64,6 +65,11 @@ def token_counts(tokenizer: Any, texts: Iterable[str]) -> dict[str, int]:
         return {text: len(each) for text, each in zip(unique, tokenizer.encode_batch(unique), strict=True)}
     ids = tokenizer(unique, add_special_tokens=False, truncation=False, verbose=False)["input_ids"] if unique else []
     return {text: len(each) for text, each in zip(unique, ids, strict=True)}
+
+
+def special_tokens(tokenizer: Any, pair: bool = False) -> int:
+    "Tokens that a tokenizer puts around a text, or a pair."
+    return tokenizer.num_special_tokens_to_add(pair=pair) if hasattr(tokenizer, "backend_tokenizer") else 0
 
 
 def open_tokenizer(record: ModelRecord) -> Any:
@@ -91,7 +97,7 @@ def some(items: Sequence[Any], most: int = MOST) -> Sequence[Any]:
     return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
 
 
-# %% ../nbs/05g_lengths.ipynb #e90a5d0f
+# %% ../nbs/05g_lengths.ipynb #4399401d
 def length_finding(
     check: str,  # "max_length" or "pair_length"
     length: int,
@@ -115,7 +121,7 @@ def length_finding(
     return Finding(check, severity, f"{length} tokens cut {shares} (the longest has {longest})", remedy, evidence)
 
 
-# %% ../nbs/05g_lengths.ipynb #9726d0bf
+# %% ../nbs/05g_lengths.ipynb #896344e5
 def fitted(
     check: str, counts: dict[str, Sequence[int]], wanted: int, most: int, cap: int, name: str
 ) -> tuple[int, Finding | None]:
@@ -137,7 +143,7 @@ def student_length(
     if shape_folder(record) is None:
         return record.max_length, None
     tokenizer, most = open_tokenizer(record), reads_at_most(record)
-    ends = tokenizer.num_special_tokens_to_add(pair=False)
+    ends = special_tokens(tokenizer)
     sides = {"queries": (record.query_prompt, queries), "passages": (record.passage_prompt, passages)}
     counts = {
         kind: [ends + n for n in token_counts(tokenizer, [prompt + text for text in some(texts)]).values()]
@@ -146,7 +152,7 @@ def student_length(
     return fitted("max_length", counts, record.max_length, most, cap, record.name)
 
 
-# %% ../nbs/05g_lengths.ipynb #f7b7dc29
+# %% ../nbs/05g_lengths.ipynb #316d474d
 def pair_length(
     model: str | Path | ModelRecord,  # a cross-encoder, or the encoder that one is made of
     pairs: Sequence[tuple[str, str]],  # query, passage
@@ -157,7 +163,7 @@ def pair_length(
     "The teacher's length for these pairs."
     record = model if isinstance(model, ModelRecord) else described(model)
     tokenizer, most, chosen = open_tokenizer(record), reads_at_most(record), some(pairs)
-    ends = tokenizer.num_special_tokens_to_add(pair=True)
+    ends = special_tokens(tokenizer, pair=True)
     tokens = token_counts(tokenizer, [text for pair in chosen for text in pair])
     counts = [ends + tokens[query] + tokens[passage] for query, passage in chosen]
     return fitted("pair_length", {"pairs": counts}, wanted, most, cap, record.name)
@@ -166,5 +172,5 @@ def pair_length(
 def long_pairs(tokenizer: Any, max_length: int, pairs: Sequence[tuple[str, str]]) -> int:
     "How many pairs have more tokens than `max_length`."
     counts = token_counts(tokenizer, [text for pair in pairs for text in pair])
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    room = max_length - special_tokens(tokenizer, pair=True)
     return sum(counts[query] + counts[passage] > room for query, passage in pairs)

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "DTYPES",
+    "PLAIN_UP_TO",
     "PackedLinear",
     "has_slow_mkl",
     "works",
@@ -14,10 +15,11 @@ __all__ = [
     "TrainingLinear",
     "trains",
     "training_linears",
+    "training_attention",
     "quantize_linears",
 ]
 
-# %% ../nbs/05d_linear.ipynb #58afafe6
+# %% ../nbs/05d_linear.ipynb #e5c8fc78
 import platform
 import re
 from collections.abc import Iterator
@@ -28,6 +30,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .models import real_precision
 
 # %% ../nbs/05d_linear.ipynb #83ce760a
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -174,6 +179,29 @@ def training_linears(
     finally:
         for layer in layers:
             layer.__class__ = nn.Linear
+
+
+# %% ../nbs/05d_linear.ipynb #5e5ab3b1
+PLAIN_UP_TO = 256  # tokens of a text
+
+
+@contextmanager
+def training_attention(
+    model: nn.Module,
+    max_length: int,  # tokens of a text
+    precision: str,
+) -> Iterator[None]:
+    "The attention that trains fastest: PyTorch's fused one, or a plain one for short texts in bf16 on a CPU."
+    bodies = [m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config._attn_implementation == "sdpa"]
+    device = next(model.parameters()).device.type
+    plain = device == "cpu" and max_length <= PLAIN_UP_TO and real_precision(precision, device) == "bf16"
+    for body in bodies if plain else []:
+        body.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for body in bodies if plain else []:
+            body.set_attn_implementation("sdpa")
 
 
 # %% ../nbs/05d_linear.ipynb #1245aae4

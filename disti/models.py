@@ -5,10 +5,7 @@
 # %% auto #0
 __all__ = [
     "Loaded",
-    "OLD_MODULES",
-    "NEW_KEYS",
     "Precision",
-    "PLAIN_UP_TO",
     "literal_text",
     "readable_controls",
     "reads",
@@ -20,26 +17,13 @@ __all__ = [
     "load_student",
     "set_dropout",
     "freeze_word_embeddings",
-    "rewrite",
-    "old_pooling",
-    "old_form",
-    "saved_config",
-    "old_tokenizer",
     "save_student",
     "has_fast_bf16",
     "cpu_flags",
     "real_precision",
     "autocast",
-    "training_attention",
     "encode",
     "out_of_memory",
-    "new_cross_encoder",
-    "saved_weights",
-    "weights_folder",
-    "head_weights",
-    "check_head",
-    "load_cross_encoder",
-    "tiny_encoder",
     "ModelRecord",
     "described",
     "model_digest",
@@ -51,37 +35,31 @@ __all__ = [
     "write_model",
 ]
 
-# %% ../nbs/05_models.ipynb #18aef4b0
-import json
-import math
+# %% ../nbs/05_models.ipynb #7af9c447
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from .saved import old_form, write_json
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.base.modules import Module, Transformer
+from sentence_transformers.base.modules import Module
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from .findings import Finding, tell
+from .findings import tell
 from .records import replacing
 from disti.weights import (  # noqa: F401  # a record's words are found here too
     ModelRecord,
-    adapter_base,
     check_code,
     described,
-    hub_folder,
     model_digest,
     model_folder,
     model_record,
     read_model,
+    read_settings,
     resolve_model,
     run_model,
     write_model,
@@ -141,7 +119,7 @@ def reads(body: nn.Module) -> int:  # tokens; 0: any number
     return max(0, getattr(config, "max_position_embeddings", None) or 0)
 
 
-# %% ../nbs/05_models.ipynb #4d8ecfb4
+# %% ../nbs/05_models.ipynb #a2e4cc40
 def prepare(model: SentenceTransformer | CrossEncoder, name: str | Path, max_length: int = 0) -> None:
     "Set literal text, padding and length of an opened model."
     first: Any = model[0]
@@ -309,96 +287,22 @@ def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen; 0 whe
     return table.weight.numel()
 
 
-# %% ../nbs/05_models.ipynb #48d9ef74
-OLD_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "StaticEmbedding", "CNN", "LSTM",
-               "BoW", "WordEmbeddings", "WordWeights", "WeightedLayerPooling"}  # fmt: skip  # of version 3.4
-NEW_KEYS = {"use_residual", "module_input_name", "module_output_name"}  # of a Dense, unless at their defaults
-
-
-def rewrite(path: Path, **changes: Any) -> None:
-    "Change keys of a JSON file; None drops one."
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    kept = {key: value for key, value in (saved | changes).items() if value is not None}
-    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def old_pooling(config: dict[str, Any]) -> dict[str, Any]:
-    "The configuration of a Pooling as versions 2 to 5 write it."
-    modes = config["pooling_mode"]
-    chosen = {modes} if isinstance(modes, str) else set(modes)
-    tokens = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "weightedmean": "weightedmean_tokens",
-              "lasttoken": "lasttoken", "mean_sqrt_len_tokens": "mean_sqrt_len_tokens"}  # fmt: skip
-    return {
-        "word_embedding_dimension": config["embedding_dimension"],
-        **{f"pooling_mode_{key}": mode in chosen for mode, key in tokens.items()},
-        "include_prompt": config.get("include_prompt", True),
-    }
-
-
-# %% ../nbs/05_models.ipynb #f96a1bfb
-def old_form(folder: Path, max_length: int | None) -> list[Finding]:  # what older libraries cannot open
-    "Rewrite a folder that version 6 saved into the form that versions 3 to 6 and servers read."
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    names = {each["path"]: each["type"].rpartition(".")[2] for each in modules}
-    extra = {key: value for path in names for key, value in saved_config(folder / path).items() if key in NEW_KEYS}
-    text_only = set(saved_config(folder).get("modality_config", {"text": 0})) == {"text"}
-    if (
-        strange := [name for name in names.values() if name not in OLD_MODULES] or list(extra) or []
-        if text_only
-        else ["images"]
-    ):
-        return [Finding("saved form", "note", f"{', '.join(strange)} has no form that older versions know",
-                        "open this model with sentence-transformers 6 or newer")]  # fmt: skip
-    for path, name in names.items():
-        if name == "Pooling":
-            config = old_pooling(saved_config(folder / path))
-            (folder / path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        elif name == "Transformer":
-            settings = json.dumps({"max_seq_length": max_length, "do_lower_case": False}, indent=2)
-            (folder / path / "sentence_bert_config.json").write_text(settings + "\n", encoding="utf-8")
-            old_tokenizer(folder / path)
-    renamed = [each | {"type": f"sentence_transformers.models.{names[each['path']]}"} for each in modules]
-    (folder / "modules.json").write_text(json.dumps(renamed, indent=2) + "\n", encoding="utf-8")
-    return []
-
-
-def saved_config(folder: Path) -> dict[str, Any]:
-    "A module's own configuration."
-    path = folder / "sentence_bert_config.json"
-    path = path if path.exists() else folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def old_tokenizer(folder: Path) -> None:
-    "Let a tokenizer be read from its tokenizer.json by every version of transformers, with the inputs that it gives."
-    path = folder / "tokenizer_config.json"
-    if path.exists() and (folder / "tokenizer.json").exists():
-        gone = dict.fromkeys(("backend", "is_local", "local_files_only"))
-        rewrite(path, tokenizer_class="PreTrainedTokenizerFast", **gone)
-    theta = (
-        (json.loads((folder / "config.json").read_text(encoding="utf-8")).get("rope_parameters") or {}).get(
-            "rope_theta"
-        )
-        if (folder / "config.json").exists()
-        else None
-    )
-    if theta:  # version 4 of transformers looks for it here, and takes 10 000 where it finds none
-        rewrite(folder / "config.json", rope_theta=theta)
-
-
+# %% ../nbs/05_models.ipynb #b592ce61
 def save_student(
     model: SentenceTransformer | CrossEncoder,
     folder: str | Path,
     record: ModelRecord | None = None,  # its prompts and length are saved; None: the model's own
 ) -> Path:
-    "Save a model where sentence-transformers 3 to 6 and servers can open it; a cross-encoder as its library does."
-    if record and isinstance(model, SentenceTransformer):
-        model.prompts |= {"query": record.query_prompt, "document": record.passage_prompt}
+    "Save a student where older versions and servers can open it; a cross-encoder as its library does."
     with replacing(folder) as made:
         model.save_pretrained(str(made))
         if isinstance(model, SentenceTransformer):
             length = (record.max_length if record else 0) or model.max_seq_length
             tell(old_form(made, length if isinstance(length, int) else None))
+        if record and isinstance(model, SentenceTransformer):
+            saved = read_settings(made, "config_sentence_transformers.json")
+            saved["prompts"] |= {"query": record.query_prompt, "document": record.passage_prompt}
+            write_json(made / "config_sentence_transformers.json", saved)
     return Path(folder)
 
 
@@ -439,29 +343,6 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     return torch.autocast(device.split(":")[0], dtype=dtype, enabled=chosen != "fp32")
 
 
-# %% ../nbs/05_models.ipynb #568833e1
-PLAIN_UP_TO = 256  # tokens of a text
-
-
-@contextmanager
-def training_attention(
-    model: nn.Module,
-    max_length: int,  # tokens of a text
-    precision: str,
-) -> Iterator[None]:
-    "The attention that trains fastest: PyTorch's fused one, or a plain one for short texts in bf16 on a CPU."
-    bodies = [m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config._attn_implementation == "sdpa"]
-    device = next(model.parameters()).device.type
-    plain = device == "cpu" and max_length <= PLAIN_UP_TO and real_precision(precision, device) == "bf16"
-    for body in bodies if plain else []:
-        body.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        for body in bodies if plain else []:
-            body.set_attn_implementation("sdpa")
-
-
 # %% ../nbs/05_models.ipynb #4c3765c2
 def encode(
     model: SentenceTransformer,
@@ -489,160 +370,3 @@ def out_of_memory(error: RuntimeError) -> bool:
     "Did an accelerator, or PyTorch's allocator on the CPU, run out of memory?"
     words = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last are oneDNN's
     return any(each in str(error) for each in words)
-
-
-# %% ../nbs/05_models.ipynb #5691a85c
-def new_cross_encoder(
-    name: str | Path,  # an encoder: bi-encoder or language model
-    *,
-    head: Literal["tokens", "cls"] = "tokens",  # `TokenReadout`, or the usual classifier on the first token
-    max_length: int = 256,  # tokens of query and passage together
-    device: str | None = None,
-    seed: int = 0,  # of the classifier's random start
-) -> CrossEncoder:
-    "An untrained cross-encoder with one logit, started from the weights of an encoder."
-    folder = resolve_model(name)
-    if head == "cls":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return CrossEncoder(folder, num_labels=1, max_length=max_length, device=device, activation_fn=nn.Identity())
-    if head != "tokens":
-        raise ValueError(f"no head {head!r}; choose from tokens, cls")
-    body = Transformer(folder, max_seq_length=max_length)
-    tokenizer: Any = body.tokenizer
-    if tokenizer.sep_token_id is None:
-        raise ValueError(f"the tokenizer of {name} has no separator token; use head='cls'")
-    body.model.config.num_labels = 1  # `CrossEncoder` reads it there
-    segments = getattr(getattr(body.model, "embeddings", None), "token_type_embeddings", None)
-    if segments is not None:
-        segments.weight.data[1:] = segments.weight.data[:1]
-    readout = TokenReadout(
-        body.get_embedding_dimension(), tokenizer.sep_token_id, sorted(set(tokenizer.all_special_ids))
-    )
-    return CrossEncoder(modules=[body, readout], device=device, activation_fn=nn.Identity())
-
-
-# %% ../nbs/05_models.ipynb #a6a5f4ee
-def saved_weights(folder: Path) -> set[str]:  # names; empty: no file that can be read
-    "The names of the weights in a model's files, its adapter's base included."
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            names |= set(file.keys())
-    for path in folder.glob("*.bin.index.json"):
-        names |= set(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-    if not names and (path := folder / "pytorch_model.bin").exists():
-        names |= set(torch.load(path, map_location="meta", weights_only=True))
-    if (path := folder / "adapter_model.bin").exists():
-        names |= set(torch.load(path, map_location="meta", weights_only=True))
-    base = adapter_base(folder)
-    return names | (saved_weights(weights_folder(base)) if base else set())
-
-
-def weights_folder(name: str | Path) -> Path:
-    "Where a model's weights lie once it was loaded: its folder, or the hub's cache."
-    folder = Path(resolve_model(name))
-    return folder if folder.is_dir() else hub_folder(str(name))
-
-
-def head_weights(body: Any) -> list[str]:  # names
-    "The weights of a model's task, which an encoder does not have."
-    prefix, tied = body.base_model_prefix, getattr(body, "all_tied_weights_keys", None) or {}
-    names = [re.sub(r"\.modules_to_save\.\w+", "", name) for name, _ in body.named_parameters()]
-    return [
-        name
-        for name in names
-        if not name.startswith(f"{prefix}.") and not re.search(r"lora_|original_module", name) and name not in tied
-    ]
-
-
-def check_head(name: str | Path, body: Any) -> None:
-    "Refuse a reranker whose head was not in its files."
-    found = saved_weights(weights_folder(name))
-    ends = {".".join(key.split(".")[at:]) for key in found for at in range(key.count(".") + 1)}
-    if found and (missing := [each for each in head_weights(body) if each not in ends]):
-        raise ValueError(
-            f"{name} has no trained head: its files lack {', '.join(missing[:3])}. It is an encoder, such as a "
-            "bi-encoder, not a reranker: use it as scorer=embedding_scorer, or train a teacher from it (12_teach)"
-        )
-
-
-# %% ../nbs/05_models.ipynb #cf2adcea
-def load_cross_encoder(
-    name: str | Path,  # folder or hub name
-    *,
-    max_length: int | None = None,  # tokens of the pair; None keeps the model's own
-    device: str | None = None,
-    trust_remote_code: bool = False,  # run Python code that lies in the model's folder
-) -> CrossEncoder:  # gives raw logits
-    "Load a cross-encoder, with its adapter where it has one, and take its scores before any sigmoid."
-    record = ModelRecord(str(name), "", trust_remote_code=trust_remote_code)
-    model = opened(CrossEncoder, record, device=device, activation_fn=nn.Identity())
-    body: Any = model[0]
-    if type(model[-1]).__name__ == "TokenReadout":
-        body.model.config.num_labels = 1  # an adapter's folder has the configuration of its base, which knows no head
-    else:
-        check_head(name, body.model)
-    prepare(model, name, max_length or 0)
-    return model
-
-
-# %% ../nbs/05_models.ipynb #a68d2d3f
-def tiny_encoder(
-    folder: str | Path,  # written here
-    texts: Collection[str],  # whose words are the vocabulary; the library's own trainers break ties at random
-    *,
-    kind: Literal["bert", "xlm-roberta"] = "bert",
-    hidden_size: int = 32,
-    layers: int = 2,
-    seed: int = 0,
-) -> str:  # the folder
-    "A tiny random sentence-transformers model of a real architecture: the stand-in where no hub can be reached."
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
-
-    bert = kind == "bert"
-    start, stop, pad, unknown = ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if bert else ("<s>", "</s>", "<pad>", "<unk>")
-    split: Any = pre_tokenizers.BertPreTokenizer() if bert else pre_tokenizers.Metaspace()
-    special = [pad, unknown, start, stop] if bert else [start, pad, stop, unknown]
-    words = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text.lower()))
-    kept = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:600] if len(word) > 1]
-    letters = sorted({letter for word in words for letter in word})
-    if bert:
-        pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *kept])
-        tokenizer = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token=unknown))
-    else:
-        scored = [(word, math.log(words[word] / words.total())) for word in kept]
-        ready = [(token, 0.0) for token in special] + [(letter, -20.0) for letter in letters] + scored
-        tokenizer = Tokenizer(models.Unigram(ready, unk_id=special.index(unknown)))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), split
-    ends = [(token, tokenizer.token_to_id(token)) for token in (start, stop)]
-    middle = f"{stop}" if bert else f"{stop} {stop}"
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {stop}", pair=f"{start} $A {middle} $B {stop}", special_tokens=ends
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        cls_token=start,
-        sep_token=stop,
-        pad_token=pad,
-        unk_token=unknown,
-        bos_token=start,
-        eos_token=stop,
-        model_max_length=128,
-    )
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(fast),
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=2 * hidden_size,
-        max_position_embeddings=132,
-        pad_token_id=fast.pad_token_id,
-        type_vocab_size=2 if bert else 1,
-    )
-    torch.manual_seed(seed)
-    AutoModel.from_config(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return str(folder)

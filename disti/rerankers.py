@@ -10,6 +10,8 @@ __all__ = [
     "TEMPLATES",
     "Template",
     "find_template",
+    "literal_ids",
+    "control_words",
     "segment_ids",
     "prompt_tokens",
     "cut_pairs",
@@ -18,6 +20,7 @@ __all__ = [
     "answer_ids",
     "answer_logits",
     "yes_minus_no",
+    "load_llm",
     "llm_reranker",
     "place_of",
     "budget",
@@ -27,7 +30,8 @@ __all__ = [
     "flag_reranker",
 ]
 
-# %% ../nbs/06d_rerankers.ipynb #6470becf
+# %% ../nbs/06d_rerankers.ipynb #c99fc1e4
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,8 +44,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from .layerwise import LAYERWISE, Head, layer_scores, layerwise_settings, load_layerwise
 from .linear import quantize_linears
-from .models import real_precision, resolve_model
-from .scorers import Pair, PairEngine, Precision, Scorer, digest_of, weights_digest
+from .models import reads, real_precision
+from .scorers import Pair, PairEngine, Precision, Scorer, digest_of
+from .weights import model_digest, model_folder, read_modules, resolve_model
 
 
 # %% ../nbs/06d_rerankers.ipynb #b25a9fc3
@@ -95,7 +100,22 @@ def find_template(
     return replace(chosen, instruction=instruction or chosen.instruction)
 
 
-# %% ../nbs/06d_rerankers.ipynb #a24ac363
+# %% ../nbs/06d_rerankers.ipynb #deca189f
+def literal_ids(tokenizer: Any, texts: Sequence[str], controls: Sequence[str]) -> list[list[int]]:
+    "Token ids of texts in which control tokens are only characters."
+    inside = "|".join(f"(?<={re.escape(word[0])})(?={re.escape(word[1:])})" for word in controls if len(word) > 1)
+    parts = [re.split(inside, text) if inside else [text] for text in texts]
+    flat = [part for pieces in parts for part in pieces]
+    ids = iter(tokenizer(flat, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+    return [[n for _ in pieces for n in next(ids)] for pieces in parts]
+
+
+def control_words(tokenizer: Any, template: Template) -> list[str]:
+    "Tokens that mean something beyond their characters: special ones, and those the template's own words use."
+    added = tokenizer.added_tokens_decoder.values()
+    return [each.content for each in added if each.special or any(each.content in one for one in template.segments)]
+
+
 def segment_ids(tokenizer: Any, template: Template, segment: str, pairs: Sequence[Pair]) -> list[list[int]]:
     "Token ids of one segment, for every pair."
     if segment == "{bos}":
@@ -103,7 +123,11 @@ def segment_ids(tokenizer: Any, template: Template, segment: str, pairs: Sequenc
         return [[] if own is None or own == tokenizer.pad_token_id else [own]] * len(pairs)
     texts = [segment.format(query=query, passage=passage, instruction=template.instruction) for query, passage in pairs]
     unique = list(dict.fromkeys(texts))
-    ids = dict(zip(unique, tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"], strict=True))
+    if "{query}" in segment or "{passage}" in segment:
+        found = literal_ids(tokenizer, unique, control_words(tokenizer, template))
+    else:
+        found = tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = dict(zip(unique, found, strict=True))
     return [ids[text] for text in texts]
 
 
@@ -186,7 +210,24 @@ def yes_minus_no(model: Any, answers: list[int], tokens: dict[str, list]) -> Ten
     return logits[:, 0] - logits[:, 1] if len(answers) == 2 else logits[:, 0]
 
 
-# %% ../nbs/06d_rerankers.ipynb #3f92b247
+# %% ../nbs/06d_rerankers.ipynb #4047ec3c
+def load_llm(name: str | Path, dtype: torch.dtype) -> Any:
+    "A causal language model; one whose weights are not all in its files, or that makes embeddings, is an error."
+    pooled = [each["type"] for each in read_modules(model_folder(name)) if each["type"].endswith("Pooling")]
+    made: Any = {} if pooled else AutoModelForCausalLM.from_pretrained(
+        resolve_model(name), dtype=dtype, output_loading_info=True, trust_remote_code=False
+    )  # fmt: skip
+    missing = sorted(made[1]["missing_keys"]) if made else pooled
+    if missing:
+        why = "it makes embeddings" if pooled else f"its files lack {missing[0]}"
+        raise ValueError(
+            f"{name} has no trained head: {why}. Use it "
+            "as scorer=embedding_scorer, or give a language model that was trained to answer yes or no"
+        )
+    return made[0]
+
+
+# %% ../nbs/06d_rerankers.ipynb #5ad62848
 def llm_reranker(
     name: str | Path,  # folder or hub name of a causal language model
     *,
@@ -203,16 +244,15 @@ def llm_reranker(
     if (kind := PretrainedConfig.get_config_dict(source)[0].get("model_type", "")) in LAYERWISE:
         raise ValueError(f"{name} is a {kind!r}, which has a head a layer and no answer; use flag_reranker")
     chosen = find_template(template, kind, instruction)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     answers = answer_ids(tokenizer, chosen)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=weights_dtype(bits, place))
-    model = loaded.to(place).eval()
+    model = load_llm(name, weights_dtype(bits, place)).to(place).eval()
     if bits in ("int8", "int4"):
         quantize_linears(model.base_model, bits)
-    length = room_of(name, max_length, model.config.max_position_embeddings)
+    length = room_of(name, max_length, reads(model) or 1_024)
     digest = digest_of(
         "llm_reranker",
-        weights=weights_digest(model, name),
+        weights=model_digest(name),
         max_length=length,
         segments=chosen.segments,
         precision=bits,
@@ -267,7 +307,7 @@ def check_compression(compress_layers: Sequence[int], ratio: int, model_type: st
     return tuple(sorted(set(compress_layers)))
 
 
-# %% ../nbs/06d_rerankers.ipynb #dde779fb
+# %% ../nbs/06d_rerankers.ipynb #12a4a151
 def flag_reranker(
     name: str | Path,  # folder or hub name of a layerwise reranker
     *,
@@ -288,7 +328,7 @@ def flag_reranker(
     layers = one_layer(cutoff_layers) or saved["num_hidden_layers"]
     compressed = check_compression(compress_layers, compress_ratio, saved["model_type"], layers)
     chosen = find_template("auto", saved["model_type"], instruction)
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
     capped = softcap or saved["model_type"] != "cost_wise_gemma"
     model = load_layerwise(
         name, cutoff=layers, head=head, softcap=capped, dtype=weights_dtype(bits, place), device=place
@@ -298,7 +338,7 @@ def flag_reranker(
     length = room_of(name, max_length, saved["max_position_embeddings"])
     digest = digest_of(
         "flag_reranker",
-        weights=weights_digest(model, name),
+        weights=model_digest(name),
         max_length=length,
         segments=chosen.segments,
         precision=bits,

@@ -18,23 +18,22 @@ __all__ = [
     "PairEngine",
     "keep_score_in_fp32",
     "reranker_engine",
-    "token_counts",
-    "long_pairs",
     "load_reranker",
-    "weights_digest",
     "ready_to_score",
     "cross_encoder",
     "embedding_scorer",
+    "cosines",
+    "long_texts",
     "bm25_scorer",
     "load_scorer",
 ]
 
-# %% ../nbs/06_scorers.ipynb #5b9513a6
+# %% ../nbs/06_scorers.ipynb #7e4bb3b2
 import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,25 +41,19 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from .crossencoders import load_cross_encoder
 from peft.tuners.tuners_utils import BaseTunerLayer
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
 from .adapters import merge_adapter
+from .lengths import long_pairs, special_tokens, token_counts
 from .linear import pack_linears, quantize_linears
-from disti.models import (
-    autocast,
-    encode,
-    load_cross_encoder,
-    load_student,
-    out_of_memory,
-    real_precision,
-    resolve_model,
-)
+from .models import autocast, encode, load_student, out_of_memory, real_precision
 from .openvino import use_openvino
-from .records import file_hash
 from .retrieve import BM25, bm25_index, bm25_scores
+from .weights import model_digest, model_record, resolve_model
 
 # %% ../nbs/06_scorers.ipynb #00b88905
 Pair = tuple[str, str]  # query, passage
@@ -231,56 +224,24 @@ def reranker_engine(
     return PairEngine(tokenise, forward, batch_tokens, precision, str(model.device))
 
 
-# %% ../nbs/06_scorers.ipynb #4461b5c2
-def token_counts(tokenizer: Any, texts: Iterable[str]) -> dict[str, int]:
-    "Tokens of each text, special ones not counted."
-    unique = list(dict.fromkeys(texts))
-    ids = tokenizer(unique, add_special_tokens=False, truncation=False, verbose=False)["input_ids"] if unique else []
-    return {text: len(each) for text, each in zip(unique, ids, strict=True)}
-
-
-def long_pairs(tokenizer: Any, max_length: int, pairs: Sequence[Pair]) -> int:
-    "How many pairs have more tokens than `max_length`."
-    counts = token_counts(tokenizer, [text for pair in pairs for text in pair])
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    return sum(counts[query] + counts[passage] > room for query, passage in pairs)
-
-
-# %% ../nbs/06_scorers.ipynb #592ce8a2
+# %% ../nbs/06_scorers.ipynb #23593e5b
 def load_reranker(
     name: str | Path,
     max_length: int = 0,  # tokens of query and passage together; 0: as saved
     device: str = "",  # "": a GPU if there is one
+    trust_remote_code: bool = False,
 ) -> CrossEncoder:
     "Load a cross-encoder that has one output and reads `max_length` tokens."
-    model = load_cross_encoder(name, device=device or None)
+    model = load_cross_encoder(name, max_length=max_length, device=device or None, trust_remote_code=trust_remote_code)
     if model.num_labels != 1:
         raise ValueError(
             f"a scorer gives one score a pair; {name} has {model.num_labels} outputs. "
             "Is it a classifier, not a reranker?"
         )
-    own = getattr(model.config, "max_position_embeddings", None) or 512
-    if max_length > own:
-        raise ValueError(f"{name} reads at most {own} tokens; max_length {max_length} is too long")
-    model.max_seq_length = max_length or min(model.max_seq_length or own, own)
     return model.eval()
 
 
-# %% ../nbs/06_scorers.ipynb #62df2472
-def weights_digest(
-    model: nn.Module,  # as loaded
-    name: str | Path,  # folder or hub name
-) -> str:
-    "What names the weights: the hash of a folder, the revision of a hub's model; under an adapter also its base."
-    folder, config = Path(resolve_model(name)), getattr(model, "config", None)
-    if not folder.is_dir():
-        return f"{name}@{getattr(config, '_commit_hash', '')}"
-    adapter = folder / "adapter_config.json"
-    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else ""
-    below = Path(resolve_model(base)) if base else folder
-    return file_hash(folder) + (f" on {file_hash(below) if below.is_dir() else base}" if base else "")
-
-
+# %% ../nbs/06_scorers.ipynb #bd925a7c
 BACKENDS = ("torch", "compile", "openvino")
 
 
@@ -304,7 +265,7 @@ def ready_to_score(model: CrossEncoder, precision: str, backend: str = "torch") 
     return model
 
 
-# %% ../nbs/06_scorers.ipynb #026a6147
+# %% ../nbs/06_scorers.ipynb #dcc23b21
 def cross_encoder(
     name: str | Path,  # folder or hub name of a reranker with one output
     *,
@@ -313,14 +274,15 @@ def cross_encoder(
     batch_tokens: int = 0,  # most tokens a batch; 0: 1024 on a CPU (its cache), 65536 on a GPU
     backend: str = "torch",  # torch | openvino: faster on a CPU | compile: torch.compile, for many batches on a GPU
     device: str = "",  # "": a GPU if there is one
+    trust_remote_code: bool = False,  # run Python code that lies in the model's folder
 ) -> Scorer:
     "A cross-encoder: query and passage are read together; raw logits."
-    model = load_reranker(name, max_length, device)
+    model = load_reranker(name, max_length, device, trust_remote_code)
     place, length = str(model.device), model.max_seq_length or 512
     chosen = real_precision(precision, place, get_args(Precision))
     digest = digest_of(
         "cross_encoder",
-        weights=weights_digest(model, name),
+        weights=model_digest(name),
         max_length=length,
         precision=chosen,
         prompts=model.prompts,
@@ -335,7 +297,7 @@ def cross_encoder(
     )
 
 
-# %% ../nbs/06_scorers.ipynb #63f7c034
+# %% ../nbs/06_scorers.ipynb #d89185fd
 def embedding_scorer(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -345,37 +307,41 @@ def embedding_scorer(
     device: str = "",
     query_prompt: str = "",  # put before every query; "": the model's own
     passage_prompt: str = "",
+    trust_remote_code: bool = False,  # run Python code that lies in the model's folder
 ) -> Scorer:
     "A sentence-transformers model: cosine of the query's and the passage's embedding."
-    model = load_student(
-        name,
-        max_length=max_length or None,
-        device=device or None,
-        query_prompt=query_prompt,
-        passage_prompt=passage_prompt,
-    )
-    length, folder = model.max_seq_length or 512, Path(resolve_model(name))
-    rows = max(1, (batch_tokens or 16_384) // length)
-    chosen = real_precision(precision, str(model.device), get_args(Precision))
+    record = model_record(
+        name, query_prompt=query_prompt, passage_prompt=passage_prompt, max_length=max_length,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    model = load_student(record, device=device or None)
+    read: Any = model.max_seq_length
+    length = int(read) if read and read < 1_000_000 else 0  # 0: any number, as word vectors read
+    chosen: Any = real_precision(precision, str(model.device), get_args(Precision))
+    rows = max(1, (batch_tokens or 16_384) // (length or 512))
+    digest = digest_of("embedding", weights=record.digest, max_length=length, precision=chosen, prompts=model.prompts)
+    score = partial(cosines, model, rows, chosen)
+    return Scorer(Path(resolve_model(name)).name, "cosine", digest, score, partial(long_texts, model, length))
 
-    def cosine(pairs: Sequence[Pair]) -> np.ndarray:
-        sides = []
-        for side, kind in enumerate(("query", "passage")):
-            texts = list(dict.fromkeys(pair[side] for pair in pairs))
-            at = {text: n for n, text in enumerate(texts)}
-            vectors = encode(model, texts, kind=kind, batch_size=rows, precision=chosen)  # type: ignore[arg-type]
-            sides.append(vectors[[at[pair[side]] for pair in pairs]])
-        return np.einsum("nd,nd->n", *sides)
 
-    def cut(pairs: Sequence[Pair]) -> int:
-        counts = token_counts(model.tokenizer, [text for pair in pairs for text in pair])
-        room = length - model.tokenizer.num_special_tokens_to_add(pair=False)
-        return sum(max(counts[query], counts[passage]) > room for query, passage in pairs)
+def cosines(model: SentenceTransformer, rows: int, precision: Any, pairs: Sequence[Pair]) -> np.ndarray:  # [n]
+    "Cosine of each pair; a text is encoded once."
+    sides = []
+    for side, kind in enumerate(("query", "passage")):
+        texts = list(dict.fromkeys(pair[side] for pair in pairs))
+        at = {text: n for n, text in enumerate(texts)}
+        vectors = encode(model, texts, kind=kind, batch_size=rows, precision=precision)  # type: ignore[arg-type]
+        sides.append(vectors[[at[pair[side]] for pair in pairs]])
+    return np.einsum("nd,nd->n", *sides)
 
-    digest = digest_of(
-        "embedding", weights=weights_digest(model, name), max_length=length, precision=chosen, prompts=model.prompts
-    )
-    return Scorer(folder.name, "cosine", digest, cosine, cut)
+
+def long_texts(model: SentenceTransformer, length: int, pairs: Sequence[Pair]) -> int:
+    "How many pairs have a text, with its prompt, of more tokens than `length`."
+    sides = [[model.prompts.get(kind) or "" for kind in ("query", "document")]] * len(pairs)
+    whole = [(a + query, b + passage) for (a, b), (query, passage) in zip(sides, pairs, strict=True)]
+    counts = token_counts(model.tokenizer, [text for pair in whole for text in pair]) if length else {}
+    room = length - special_tokens(model.tokenizer)
+    return sum(max(counts[query], counts[passage]) > room for query, passage in whole) if length else 0
 
 
 # %% ../nbs/06_scorers.ipynb #dfdbc418

@@ -26,13 +26,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from .crossencoders import new_cross_encoder
 from sentence_transformers import CrossEncoder
 
 from .adapters import add_lora, check_merge, merge_adapter
 from .data import Qrels
 from .dev import best_dev
 from .metrics import mean_measures, measure
-from .models import Precision, autocast, new_cross_encoder
+from .models import Precision, autocast
 from .objective import list_rows, options_for, parse, parse_mix, sample_negatives
 from .records import Row, replacing
 from .settings import Fit

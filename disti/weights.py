@@ -11,6 +11,7 @@ __all__ = [
     "ELSEWHERE",
     "NOTES",
     "OURS",
+    "HARMLESS",
     "packaged_model",
     "hash_once",
     "resolve_model",
@@ -33,9 +34,10 @@ __all__ = [
     "read_model",
     "run_model",
     "bare_address",
+    "check_address",
 ]
 
-# %% ../nbs/00c_weights.ipynb #20da3cb3
+# %% ../nbs/00c_weights.ipynb #1584754d
 import hashlib
 import json
 import os
@@ -47,7 +49,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from .records import at, file_hash, write_text
 
@@ -163,7 +165,7 @@ def content_hash(path: Path) -> str:
     return hash_once(path)
 
 
-# %% ../nbs/00c_weights.ipynb #a442d88f
+# %% ../nbs/00c_weights.ipynb #d81a2103
 def model_digest(name: str | Path) -> str:  # "sha256:..." of a folder, "owner/name@revision" of a hub's model
     "What names a model by what it computes."
     folder = Path(resolve_model(name))
@@ -287,7 +289,7 @@ def check_code(name: str | Path, folder: Path, trust_remote_code: bool) -> None:
         )
 
 
-# %% ../nbs/00c_weights.ipynb #f585b6d1
+# %% ../nbs/00c_weights.ipynb #c0c4e415
 def write_model(path: str | Path, record: ModelRecord) -> Path:
     "Write a record as JSON."
     return write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
@@ -319,10 +321,32 @@ def run_model(
     return record
 
 
-# %% ../nbs/00c_weights.ipynb #ce001640
+# %% ../nbs/00c_weights.ipynb #cfecd51a
+HARMLESS = {
+    "api-version",
+    "version",
+    "model",
+    "deployment",
+    "task",
+    "region",
+}  # words that may follow the ? of an address
+
+
 def bare_address(url: str) -> str:  # "http://host/path"
-    "An address without password, query and fragment: what may be shown and hashed."
+    "An address without password, query and fragment: what may be shown."
     parts = urlsplit(url)
-    if not parts.scheme or not parts.netloc:
-        return url
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else url.partition("?")[0]
+
+
+def check_address(url: str) -> str:  # without the scheme
+    "An http(s) address without password or key."
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"url is a full address like http://localhost:8080/rerank; came {bare_address(url)!r}")
+    words = [word for word, _ in parse_qsl(parts.query, keep_blank_values=True) if word.lower() not in HARMLESS]
+    if "@" in parts.netloc or words or parts.fragment:
+        raise ValueError(
+            f"a password or key does not belong in the address of {parts.hostname}; put it into an environment "
+            "variable and name that (key_env=...)"
+        )
+    return url.partition("://")[2]

@@ -84,7 +84,7 @@ def events(folder: Path, name: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     "A run of two processes that nobody disturbs."
-    from disti.models import tiny_encoder
+    from disti.tiny import tiny_encoder
 
     folder = tmp_path_factory.mktemp("distributed")
     tiny_encoder(folder / "base", ["reverse sort open close read write file array socket path table index of the it"])

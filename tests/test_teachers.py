@@ -30,8 +30,8 @@ FAMILIES = {
 
 def build(family: str, folder: Path) -> str:
     "A tiny random model of a family, saved as the family's real files are."
-    from disti.layerwise import tiny_llm
-    from disti.models import new_cross_encoder, tiny_encoder
+    from disti.crossencoders import new_cross_encoder
+    from disti.tiny import tiny_encoder, tiny_llm
 
     texts = [*CORPUS.values(), *QUERIES.values()]
     if FAMILIES[family] in ("llm_reranker", "flag_reranker"):
@@ -45,8 +45,9 @@ def build(family: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_train_a_student(tmp_path: Path, family: str) -> None:
+    from disti.tiny import tiny_encoder
+
     from disti.distill import distil
-    from disti.models import tiny_encoder
     from disti.records import read_rows, write_rows
     from disti.score import score_groups
     from disti.scorers import load_scorer
