@@ -43,10 +43,10 @@ def pairs(n: int = 40) -> list[tuple[str, str]]:
 
 def write(folder: Path) -> None:
     "Models, pairs and our scores."
-    from disti.tiny import tiny_llm
     from transformers import AutoTokenizer
 
     from disti.rerankers import GIVEN, TEMPLATES, flag_reranker, llm_reranker
+    from disti.tiny import tiny_llm
 
     texts = [text for pair in pairs() for text in pair] + [GIVEN, "A: B:\n", TEMPLATES["bge-lightweight"].instruction]
     ours = {}

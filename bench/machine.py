@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from disti.tiny import tiny_encoder
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from disti.linear import PackedLinear
+from disti.tiny import tiny_encoder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIZES = {  # XLM-R, as BGE-M3 and bge-reranker-v2-m3 are built

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from disti.crossencoders import load_cross_encoder, new_cross_encoder
 from machine import DTYPES, SIZES, flops_of, limit_of, random_encoder, synchronize
 from scipy.stats import spearmanr
 from sentence_transformers import CrossEncoder
@@ -29,6 +28,7 @@ from toy import toy_run
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification
 
+from disti.crossencoders import load_cross_encoder, new_cross_encoder
 from disti.data import load_collection
 from disti.scorers import ready_to_score, reranker_engine
 

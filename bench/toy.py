@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from disti.tiny import tiny_encoder
-
 from disti.data import write_collection
 from disti.records import write_rows
+from disti.tiny import tiny_encoder
 from disti.weights import model_record, write_model
 
 VERBS = "open close read write sort reverse join split".split()

@@ -43,7 +43,6 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
-from .saved import old_form, write_json
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Module
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -51,6 +50,7 @@ from torch import Tensor, nn
 
 from .findings import tell
 from .records import replacing
+from .saved import old_form, write_json
 from disti.weights import (  # noqa: F401  # a record's words are found here too
     ModelRecord,
     check_code,

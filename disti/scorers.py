@@ -41,13 +41,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from .crossencoders import load_cross_encoder
 from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
 from .adapters import merge_adapter
+from .crossencoders import load_cross_encoder
 from .lengths import long_pairs, special_tokens, token_counts
 from .linear import pack_linears, quantize_linears
 from .models import autocast, encode, load_student, out_of_memory, real_precision

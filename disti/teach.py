@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .crossencoders import new_cross_encoder
 from sentence_transformers import CrossEncoder
 
 from .adapters import add_lora, check_merge, merge_adapter
+from .crossencoders import new_cross_encoder
 from .data import Qrels
 from .dev import best_dev
 from .metrics import mean_measures, measure

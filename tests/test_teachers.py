@@ -45,13 +45,12 @@ def build(family: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_train_a_student(tmp_path: Path, family: str) -> None:
-    from disti.tiny import tiny_encoder
-
     from disti.distill import distil
     from disti.records import read_rows, write_rows
     from disti.score import score_groups
     from disti.scorers import load_scorer
     from disti.store import PairStore, stored
+    from disti.tiny import tiny_encoder
     from disti.training import Fit
 
     options = {"precision": "fp32", "device": "cpu"}
