@@ -20,6 +20,8 @@ __all__ = [
     "group_pairs",
     "join",
     "load_finetune",
+    "match_finding",
+    "doubt_findings",
     "pair_findings",
     "self_matches",
     "without",
@@ -27,7 +29,7 @@ __all__ = [
     "check_overlap",
 ]
 
-# %% ../nbs/04b_pairs.ipynb #5e444621
+# %% ../nbs/04b_pairs.ipynb #2e2e8be4
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,6 +41,7 @@ import regex
 
 from .data import Collection, Qrels, Run, parent
 from .findings import Finding
+from .kinds import contract
 from .records import Row, RowError, numbered_rows, text_id
 
 # %% ../nbs/04b_pairs.ipynb #d37ed2ce
@@ -103,7 +106,7 @@ def passage_index(
     return index
 
 
-# %% ../nbs/04b_pairs.ipynb #178dcef8
+# %% ../nbs/04b_pairs.ipynb #268233f6
 @dataclass(frozen=True)
 class TrainingPairs:
     "A finetune file by query: texts by id, positives and given negatives of each query, and its groups."
@@ -116,6 +119,7 @@ class TrainingPairs:
     titles: dict[str, str] = field(default_factory=dict)  # doc id → title, of passages that the corpus has
     maybe: dict[str, list[str]] = field(default_factory=dict)  # doc id → other passages that its text may mean
     matched: dict[str, int] = field(default_factory=dict)  # how positives were found in the corpus → how many
+    unread: dict[str, int] = field(default_factory=dict)  # keys that nothing reads → rows that have them
 
 
 # %% ../nbs/04b_pairs.ipynb #096ba18e
@@ -147,7 +151,7 @@ def named(
     return found["positive"], found["negative"]
 
 
-# %% ../nbs/04b_pairs.ipynb #6ce06bf1
+# %% ../nbs/04b_pairs.ipynb #efcb0082
 def group_pairs(
     rows: Iterable[Row],  # kind finetune
     corpus: Mapping[str, str] | None = None,  # what `positive_id` and `negative_ids` name
@@ -157,6 +161,7 @@ def group_pairs(
 ) -> TrainingPairs:
     "Finetune rows by query: one query for all rows whose anchors are the same text."
     made, asked, known = TrainingPairs({}, {}, {}, {}, {}), dict[str, str](), dict[str, str]()
+    known_keys = {name.removesuffix("?") for name in contract("finetune")}
 
     def doc(doc_id: str, text: str) -> str:  # a text without an id has that of its first spelling
         name = doc_id or known.setdefault(identity(text), text_id(text.strip()))
@@ -171,6 +176,8 @@ def group_pairs(
         made.qrels.setdefault(query_id, {}).update((doc(*each), 1.0) for each in positives)
         made.negatives.setdefault(query_id, []).extend(doc(*each) for each in negatives)
         made.groups.setdefault(query_id, []).extend(filter(None, [row.get("group")]))
+        for key in row.keys() - known_keys:
+            made.unread[key] = made.unread.get(key, 0) + 1
     return made
 
 
@@ -209,35 +216,47 @@ def load_finetune(
     return join(pairs, collection) if collection else pairs
 
 
-# %% ../nbs/04b_pairs.ipynb #046b8188
-def pair_findings(pairs: TrainingPairs) -> list[Finding]:  # of pairs that were joined with a corpus
-    "How the pairs' passages were found in the corpus, and where that was a guess."
+# %% ../nbs/04b_pairs.ipynb #b7434fd7
+def match_finding(pairs: TrainingPairs) -> Finding:  # of pairs that were joined with a corpus
+    "How the pairs' passages were found in the corpus."
     n, found = sum(pairs.matched.values()), {how: many for how, many in pairs.matched.items() if how != "none"}
     shared = ", ".join(f"{many} by {how}" for how, many in sorted(found.items())) or "none"
-    said = [
-        Finding(
-            "training passages",
-            "note",
-            f"{sum(found.values())} of {n} positives are passages of the corpus ({shared})",
-            "nothing to do"
-            if len(found) == len(pairs.matched)
-            else "the others are added to it: should they be there?",
-            dict(pairs.matched),
+    return Finding(
+        "training passages",
+        "note",
+        f"{sum(found.values())} of {n} positives are passages of the corpus ({shared})",
+        "nothing to do" if sum(found.values()) == n else "the others are added to it: should they be there?",
+        dict(pairs.matched),
+    )
+
+
+# %% ../nbs/04b_pairs.ipynb #2e179d1b
+def doubt_findings(pairs: TrainingPairs) -> list[Finding]:
+    "Where the pairs had to be guessed at, contradict themselves, or hold what nothing reads."
+    said = []
+    if guessed := [q for q, docs in pairs.qrels.items() if any(doc_id in pairs.maybe for doc_id in docs)]:
+        says = (
+            f"the positives of {len(guessed)} training queries stand in the corpus below several titles, "
+            f"first of {pairs.queries[guessed[0]][:50]!r}: the first passage was taken"
         )
-    ]
-    asked = [q for q, docs in pairs.qrels.items() if any(doc_id in pairs.maybe for doc_id in docs)]
-    if asked:
+        remedy = "write them as 'title: text', or name them by positive_id"
+        said.append(Finding("training passages", "warn", says, remedy, {"queries": len(guessed)}))
+    if torn := [q for q, docs in pairs.negatives.items() if not pairs.qrels[q].keys().isdisjoint(docs)]:
+        first = repr(pairs.queries[torn[0]][:50])
+        says = f"{len(torn)} training queries name one passage as positive and as negative, first {first}"
         said.append(
-            Finding(
-                "training passages",
-                "warn",
-                f"the positives of {len(asked)} training queries stand in the corpus below several titles, "
-                f"first of {pairs.queries[asked[0]][:50]!r}: the first passage was taken",
-                "write them as 'title: text', or name them by positive_id",
-                {"queries": len(asked)},
-            )
+            Finding("training pairs", "warn", says, "it counts as positive; correct the rows", {"queries": len(torn)})
         )
+    if pairs.unread:
+        says = "nothing reads " + ", ".join(f"{key!r} of {many} rows" for key, many in sorted(pairs.unread.items()))
+        said.append(Finding("training pairs", "note", says, "rename what should be read", dict(pairs.unread)))
     return said
+
+
+# %% ../nbs/04b_pairs.ipynb #fd19c24b
+def pair_findings(pairs: TrainingPairs) -> list[Finding]:  # of pairs that were joined with a corpus
+    "All that a person should know about the pairs."
+    return [match_finding(pairs), *doubt_findings(pairs)]
 
 
 # %% ../nbs/04b_pairs.ipynb #6f97cea0

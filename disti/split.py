@@ -13,12 +13,13 @@ __all__ = [
     "best_chunks",
     "Training",
     "in_chunks",
+    "joined",
     "training_collection",
 ]
 
-# %% ../nbs/04c_split.ipynb #bfe21c9f
+# %% ../nbs/04c_split.ipynb #865833bc
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -192,7 +193,34 @@ def in_chunks(training: Training, words: int, overlap: int, tokenize: Any) -> Tr
     )
 
 
-# %% ../nbs/04c_split.ipynb #22c66e43
+# %% ../nbs/04c_split.ipynb #dcee0b91
+def joined(
+    pairs: TrainingPairs,  # joined with the collection's passages
+    collection: Collection,
+    train: Sequence[str],  # query ids
+    dev: Sequence[str],
+    given: Mapping[str, list[str]],  # query → negatives that came with the pairs
+) -> Training:
+    "One corpus for training and evaluation, and what holds in it."
+    qrels, queries = {q: pairs.qrels[q] for q in (*train, *dev)}, {q: pairs.queries[q] for q in (*train, *dev)}
+    used = [doc_id for docs in (*qrels.values(), *given.values()) for doc_id in docs]
+    corpus = collection.corpus | {doc_id: pairs.passages[doc_id] for doc_id in used}
+    whole = Collection(collection.name, corpus, queries, qrels, collection.titles | pairs.titles)
+    return Training(
+        corpus,
+        len(collection.corpus),
+        queries,
+        {q: qrels[q] for q in train},
+        {q: qrels[q] for q in dev},
+        answers(qrels, corpus, whole.titles),
+        dict(given),
+        components(pairs),
+        self_matches(queries, whole),
+        dict(pairs.matched),
+    )
+
+
+# %% ../nbs/04c_split.ipynb #399a9855
 def training_collection(
     pairs: TrainingPairs,
     collection: Collection,  # the evaluation
@@ -211,20 +239,6 @@ def training_collection(
     train, dev = split_queries(pairs, dev_fraction=dev_fraction, max_dev=max_dev, seed=seed)
     train = sample(train, max_queries, seed)
     given = {q: pairs.negatives.get(q, []) if use_given else [] for q in train}
-    qrels, queries = {q: pairs.qrels[q] for q in train + dev}, {q: pairs.queries[q] for q in train + dev}
-    used = [d for docs in (*qrels.values(), *given.values()) for d in docs]
-    corpus = collection.corpus | {d: pairs.passages[d] for d in used}
-    titles = collection.titles | pairs.titles
-    training = Training(
-        corpus,
-        len(collection.corpus),
-        queries,
-        {q: qrels[q] for q in train},
-        {q: qrels[q] for q in dev},
-        answers(qrels, corpus, titles),
-        given,
-        components(pairs),
-        self_matches(queries, Collection("", corpus, queries, qrels, titles)),
-        {"shared": len(shared["passages"]), **pairs.matched},
-    )
+    training = joined(pairs, collection, train, dev, given)
+    training.counts["shared"] = len(shared["passages"])
     return in_chunks(training, chunk_words, chunk_overlap, tokenize) if chunk_words else training
