@@ -70,12 +70,13 @@ def score_groups(
     return with_scores(groups, scorer(pairs_of(groups, queries, corpus)), scorer.name)
 
 
-# %% ../nbs/07k_teacher.ipynb #fe3b57be
+# %% ../nbs/07k_teacher.ipynb #1ef544a6
 def part_of(row: Row, n_scorers: int, seed: int = 0) -> int:
     "The part of a training query: its fold, or one of two halves where one scorer serves all."
     return fold_of(row, max(2, n_scorers), seed)
 
 
+# %% ../nbs/07k_teacher.ipynb #57be0f1e
 def score_out_of_fold(
     folds: Sequence[Scorer],  # scorer k was trained without fold k; a single one has seen none of these queries
     groups: Sequence[Row],
@@ -133,12 +134,13 @@ class Teacher:
     fitted: Fitted  # on the judged lists
 
 
-# %% ../nbs/07k_teacher.ipynb #7e0a1395
+# %% ../nbs/07k_teacher.ipynb #90716481
 def list_scores(rows: Sequence[Row]) -> list[np.ndarray]:
     "The scores of scored rows, list by list."
     return [np.array(row["scores"], np.float64) for row in rows]
 
 
+# %% ../nbs/07k_teacher.ipynb #76f922f2
 def fit_teacher(
     folds: Sequence[Scorer],  # one scorer, or one a fold
     bm25: Scorer | None,  # None: the folds alone, on their own scale
