@@ -68,14 +68,11 @@ def test_scores_train_a_student(tmp_path: Path, family: str) -> None:
         model=tiny_encoder(tmp_path / "student", [*CORPUS.values(), *QUERIES.values()]),
         loss="kl",
         n_negatives=3,
-        max_length=32,
-        train_length=32,
         settings=Fit(
             steps=20,
             batch_size=8,
             lr=3e-3,
             precision="fp32",
-            freeze_words=False,
             lint="warn",  # a random teacher may well contradict the labels
         ),
         checkpoints=tmp_path / "checkpoints",
