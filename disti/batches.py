@@ -94,7 +94,7 @@ def sample_negatives(
         by = negative_scores(group, negatives, selection)
         chosen = {negatives[i] for i in draw(by, n, Random(f"{seed} {group['query_id']}"))}
         keep = [i for i, label in enumerate(group["labels"]) if label > 0] + [i for i in negatives if i in chosen]
-        drawn.append(group | {key: [group[key][i] for i in keep] for key in PARALLEL if key in group})
+        drawn.append(group | {key: [group[key][i] for i in keep] for key in PARALLEL if group.get(key)})
     return drawn
 
 

@@ -40,7 +40,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from . import doubts
 from .batches import padded
 from .doubts import Plan
-from .findings import Finding, stop_on  # noqa: F401
+from .findings import Finding
 from .objective import Objective, Seen, embedded, gradient_shares, list_scores, look, parse, pulled, weighted_terms
 from .records import Row
 
@@ -62,7 +62,8 @@ def texts(plan: Plan) -> tuple[list[str], list[str]]:
 
 # %% ../nbs/07j_lint.ipynb #263d782f
 def first_look(
-    model: SentenceTransformer | CrossEncoder, rows: Sequence[Row]
+    model: Any,  # SentenceTransformer or CrossEncoder
+    rows: Sequence[Row],
 ) -> Seen:  # with embeddings that take a gradient
     "A batch of lists as the losses would see it at the first step."
     if isinstance(model, CrossEncoder):
@@ -71,9 +72,9 @@ def first_look(
         for place, scores in enumerate(list_scores(model, rows)):
             own[place, : len(scores)] = torch.from_numpy(scores)
         return Seen(padded(list(rows), [list(range(len(row["passages"]))) for row in rows]), own.requires_grad_())
-    query, passages, places = embedded(model, rows)
-    vectors = [torch.from_numpy(each).requires_grad_() for each in (query, passages)]
-    return look(*vectors, padded(list(rows), places))
+    queries, passages, places = embedded(model, rows)
+    query, every = (torch.from_numpy(each).requires_grad_() for each in (queries, passages))
+    return look(query, every, padded(list(rows), places))
 
 
 # %% ../nbs/07j_lint.ipynb #7ac891ba
@@ -266,14 +267,10 @@ def lint(
     lr: float = 0.0,  # peak learning rate; 0: not known
     model: SentenceTransformer | CrossEncoder | None = None,
     seed: int = 0,  # of the sample that meets the model
-    options: Any = None,  # goes when training hands over an objective
-    settings: Any = None,  # goes too
 ) -> list[Finding]:  # stops first
     "Everything that is wrong with a training run, before its first step."
     if not rows:
         raise ValueError("no lists to train on; mine more queries")
-    if settings is not None:
-        batch_size, lr, objective = settings.batch_size, settings.lr, parse(objective, options)
     plan = Plan(rows, parse(objective), batch_size, lr, model, seed, isinstance(model, CrossEncoder))
     found = [finding for check in CHECKS.values() for finding in check(plan)]
     return sorted(found, key=lambda finding: finding.severity != "stop")

@@ -38,11 +38,9 @@ __all__ = [
     "look",
     "told_shares",
     "RerankLoss",
-    "parse_mix",
-    "options_for",
 ]
 
-# %% ../nbs/07b_objective.ipynb #737ee4b2
+# %% ../nbs/07b_objective.ipynb #3fbc1e30
 import ast
 import inspect
 import math
@@ -59,7 +57,6 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
 
-from .batches import ListCollator, PairCollator, list_rows, sample_negatives  # noqa: F401
 from .losses import LOSSES, Loss, Option, in_batch, real_scores
 from .models import encode
 from .records import Row, choose
@@ -105,7 +102,7 @@ def option_value(name: str, key: str, value: Any) -> Any:
     return made
 
 
-# %% ../nbs/07b_objective.ipynb #1dfb4da5
+# %% ../nbs/07b_objective.ipynb #2f59e373
 def told(value: Any) -> str:
     "A value as it stands in an objective: 5, not 5.0."
     if isinstance(value, float):
@@ -119,7 +116,7 @@ class Term:
 
     name: str  # in `LOSSES`
     weight: float = 1.0
-    given: tuple[tuple[str, Any], ...] = ()  # options that differ from their defaults, in the signature's order
+    given: tuple[tuple[str, Any], ...] = ()  # options that were given, in the signature's order
 
     @property
     def loss(self) -> Loss:
@@ -143,7 +140,7 @@ class Term:
         )
 
 
-# %% ../nbs/07b_objective.ipynb #06927e3c
+# %% ../nbs/07b_objective.ipynb #ea1aca0b
 def make_term(name: str, weight: float = 1.0, options: Mapping[str, Any] | None = None) -> Term:
     "A term, checked: its name, its weight, its options, and the options together."
     if name not in LOSSES:
@@ -152,12 +149,12 @@ def make_term(name: str, weight: float = 1.0, options: Mapping[str, Any] | None 
         raise ValueError(f"a weight is a number above 0, got {weight!r} for {name}; leave the loss out instead")
     values = {key: option_value(name, key, value) for key, value in (options or {}).items()}
     known = LOSSES[name].options
-    kept = tuple((key, values[key]) for key in known if key in values and values[key] != known[key].default)
+    kept = tuple((key, values[key]) for key in known if values.get(key) is not None)
     if LOSSES[name].over != "embeddings":  # options that exclude each other show on any list
-        two = torch.tensor([[0.5, 0.2]])
+        two, both = torch.tensor([[0.5, 0.2]]), torch.ones(1, 2, dtype=torch.bool)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            LOSSES[name].function(two, two, torch.tensor([[1.0, 0.0]]), **dict(kept))
+            LOSSES[name].function(two, two, torch.tensor([[1.0, 0.0]]), mask=both, **dict(kept))
     return Term(name, float(weight), kept)
 
 
@@ -242,7 +239,7 @@ def read_term(text: str, place: int) -> tuple[Term, int]:  # the term and the pl
         raise fault(text, start.start(2), str(error)) from None
 
 
-# %% ../nbs/07b_objective.ipynb #d2e9fd40
+# %% ../nbs/07b_objective.ipynb #03db9e77
 @dataclass(frozen=True)
 class Objective:
     "What to train for: a weighted sum of losses."
@@ -266,11 +263,19 @@ class Objective:
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:
-        "Loss → the options that differ from their defaults: after `prepared`, what was fixed among them."
+        "Loss → the options that were given: after `prepared`, what was fixed among them."
         return {term.name: dict(term.given) for term in self.terms}
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.terms))
+
+    def preset(self, **values: Any) -> "Objective":
+        "The same with values for options that were not given, for the losses that have them."
+        made = []
+        for term in self.terms:
+            known = {key: value for key, value in values.items() if key in term.loss.options}
+            made.append(make_term(term.name, term.weight, known | dict(term.given)))
+        return replace(self, terms=tuple(made))
 
     def skipped(self, rows: Sequence[Row]) -> dict[str, int]:  # loss → lists; {} where all lists count
         "How many lists teach a loss nothing: they lack the positive or negative that it needs."
@@ -289,7 +294,7 @@ class Objective:
 
     def module(
         self,
-        model: SentenceTransformer | CrossEncoder,
+        model: Any,  # SentenceTransformer or CrossEncoder
         dims: Sequence[int] = (),  # lengths of the embedding to train, by the mean of their losses; (): the full one
     ) -> "DistillLoss | RerankLoss":
         "The objective as a module from features to weighted terms, with the model as `.model`."
@@ -365,7 +370,7 @@ FIX_SAMPLE = 512  # lists
 
 
 def list_scores(
-    model: SentenceTransformer | CrossEncoder,
+    model: Any,  # SentenceTransformer or CrossEncoder
     rows: Sequence[Row],  # of `list_rows`
 ) -> list[np.ndarray]:  # of each list
     "A student's cosines, or a cross-encoder's logits, of lists; a passage of several lists is encoded once."
@@ -541,14 +546,3 @@ class RerankLoss(nn.Module):
         terms = weighted_terms(self.objective, [Seen(labels, logits)])
         self.shares = self.shares if self.shares is None else told_shares(terms, [logits])
         return terms
-
-
-# %% ../nbs/07b_objective.ipynb #adc96ff3
-def parse_mix(text: str) -> dict[str, float]:
-    "Goes when training takes an `Objective`."
-    return parse(text).weights
-
-
-def options_for(weights: Mapping[str, float], **given: Any) -> dict[str, dict[str, Any]]:
-    "Goes when training takes an `Objective`."
-    return {name: {key: value for key, value in given.items() if key in LOSSES[name].options} for name in weights}

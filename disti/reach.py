@@ -181,6 +181,7 @@ APART = (
     "terminal",
     "places",
     "findings",
+    "doubts",
     "lint",
 )
 Key = tuple[str, str]  # (module, name); name "" stands for the module's effects, "*" for all of it

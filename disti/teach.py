@@ -29,12 +29,13 @@ import pandas as pd
 from sentence_transformers import CrossEncoder
 
 from .adapters import add_lora, check_merge, merge_adapter
+from .batches import list_rows, sample_negatives
 from .crossencoders import new_cross_encoder
 from .data import Qrels
 from .dev import best_dev
 from .metrics import mean_measures, measure
 from .models import Precision, autocast
-from .objective import list_rows, options_for, parse, parse_mix, sample_negatives
+from .objective import parse
 from .records import Row, replacing
 from .settings import Fit
 from .split import fold_of
@@ -197,13 +198,12 @@ def train_teacher(
     wish = dict(model=str(model), head=head, max_length=max_length, method=method, lora=lora, seed=settings.seed)
     teacher = new_teacher(**wish)  # type: ignore[arg-type]
     start = np.concatenate(list_scores(teacher, rows[:8], "fp32")) if method == "lora" else np.zeros(0)
-    weights = parse_mix(loss)
-    options = options_for(weights, tau=1.0, scale=1.0, positive_weight=positive_weight or None)
+    objective = parse(loss).preset(tau=1.0, scale=1.0, positive_weight=positive_weight or None)
     made_from = {**wish, "n_negatives": n_negatives, "rows": len(rows)}
     steps = fit(
         teacher,
         rows,
-        parse(weights, options),
+        objective,
         settings,
         checkpoints=checkpoints,
         history=history,
