@@ -15,7 +15,7 @@ from .batches import list_rows, sample_negatives
 from .dev import agreement
 from .doubts import contradicted
 from .findings import Finding, stop_on, tell
-from .losses import LOSSES, effective_list_size
+from .losses import effective_list_size
 from .models import ModelRecord, load_student
 from .objective import Objective, parse, scored
 from .records import Row, RowError
