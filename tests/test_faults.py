@@ -38,7 +38,7 @@ def test_killed_run_gives_the_same_numbers(smoke: Path) -> None:
         assert not (home / "results" / "comparison.json").exists()
     assert start("recipes/demo.yaml", "run=killed", *sets, **quiet).wait(timeout=900) == 0
     for model in ("bm25", "untrained", "teacher", "distilled"):
-        one, two = (path / "results" / model / "measures.jsonl" for path in (home, smoke))
+        one, two = (path / "results" / model / "demo" / "measures.jsonl" for path in (home, smoke))
         assert one.read_bytes() == two.read_bytes(), f"{model}: other numbers after a kill"
     one, two = (json.loads((path / "results" / "comparison.json").read_text()) for path in (home, smoke))
     names = {row["model"] for row in one["rows"]}
