@@ -183,8 +183,13 @@ def pair_fault(row: Row) -> str:
     return ""
 
 
-# %% ../nbs/00_records.ipynb #98ee0f7a
-SHORT_NAMES = {r"(hard_?)?neg(ative)?s?": "negatives", r"pos(itives?)?": "positive", r"(body|contents?)": "text"}
+# %% ../nbs/00_records.ipynb #d3734860
+SHORT_NAMES = {
+    r"(hard_?)?neg(ative)?s?": "negatives",
+    r"pos(itives?)?": "positive",
+    r"(body|contents?)": "text",
+    r"query|question": "anchor",
+}
 
 
 def stray_key(row: Row, kind: str) -> str:

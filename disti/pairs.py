@@ -68,8 +68,8 @@ def likeness(text: str) -> str:  # equal for texts of which none may be a negati
     return "".join(LETTERS.findall(normalize("NFKC", text).casefold())) or identity(text)
 
 
-# %% ../nbs/04b_pairs.ipynb #0c3aab76
-MARKS = (": ", ". ", " - ", " – ", " — ", " | ")
+# %% ../nbs/04b_pairs.ipynb #f43e06e5
+MARKS = (": ", ". ", " - ", " – ", " — ", " | ", " : ", ":")
 
 
 def untitled(

@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = [
+    "TITLE_ENDS",
+    "LONG_ENOUGH",
     "components",
     "split_queries",
     "fold_of",
     "folds",
+    "tails",
     "answers",
     "blocked_chunks",
     "best_chunks",
@@ -17,7 +20,8 @@ __all__ = [
     "training_collection",
 ]
 
-# %% ../nbs/04c_split.ipynb #865833bc
+# %% ../nbs/04c_split.ipynb #35718652
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -104,19 +108,31 @@ def folds(
     return found
 
 
-# %% ../nbs/04c_split.ipynb #a514f610
+# %% ../nbs/04c_split.ipynb #9f0aa492
+TITLE_ENDS = re.compile(r"[:.|\n]\s+|\s[-–—]\s+")
+LONG_ENOUGH = 20  # letters of a tail: "Yes." stands under many titles and is no sign
+
+
+def tails(text: str) -> list[str]:  # three at most
+    "What is left of a passage after what may be a title within it: `Title: Travel. Trips are …`."
+    return [text[found.end() :] for found in TITLE_ENDS.finditer(text[:120])][:3]
+
+
+# %% ../nbs/04c_split.ipynb #2741e00d
 def answers(
     qrels: Qrels,  # query → positives
     corpus: Mapping[str, str],
     titles: Mapping[str, str],  # doc id → title, where it has one
 ) -> dict[str, set[str]]:  # query → every passage that may not be its negative
-    "The positives of each query and all passages that are alike to one."
-    alike = defaultdict(set)
-    names = {d: {likeness(text), likeness(untitled(text, titles.get(d, "")))} for d, text in corpus.items()}
-    for doc_id, keys in names.items():
-        for key in keys:
-            alike[key].add(doc_id)
-    return {q: {copy for doc_id in docs for key in names[doc_id] for copy in alike[key]} for q, docs in qrels.items()}
+    "The positives of each query and all passages that are alike to one, with its title or without."
+    alike, names = defaultdict(set), dict[str, set[str]]()
+    for doc_id, whole in corpus.items():
+        text = untitled(whole, titles.get(doc_id, ""))
+        inner = {name for name in map(likeness, tails(text)) if len(name) >= LONG_ENOUGH}
+        names[doc_id] = {likeness(whole), likeness(text)} | inner
+        for name in names[doc_id]:
+            alike[name].add(doc_id)
+    return {q: {copy for doc_id in docs for name in names[doc_id] for copy in alike[name]} for q, docs in qrels.items()}
 
 
 # %% ../nbs/04c_split.ipynb #ccfdd3e9
