@@ -18,6 +18,7 @@ Cell = dict
 MODULE = re.compile(r"^#\|\s*default_exp\s+(\S+)", re.M)
 DIRECTIVE = re.compile(r"^[ \t]*#\|[ \t]*([\w-]+)[ \t]*(:?)[ \t]*(.*)\n?", re.M)
 EXPORTED = re.compile(r"^[ \t]*#\|[ \t]*export[ \t]*$", re.M)
+HEADING = re.compile(r"(\]\((?:[\w./-]+\.ipynb)?#)([\w-]+)\)")  # Jupyter keeps a heading's capitals, MyST does not
 SPOKEN = re.compile(
     r"(```.*?```|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$)|`(?:disti\.)?(?:(\w+)\.)?(\w+)(?:\(\))?`", re.S
 )  # a name in backticks
@@ -193,6 +194,7 @@ def convert(notebook: dict, names: dict[str, set[str]]) -> dict:
             continue
         if not code:
             source = linked(with_figures(source), known, names)
+            source = HEADING.sub(lambda match: f"{match[1]}{match[2].lower()})", source)
             cells.append(markdown(outside_links(source, NBS)))
         elif "export" in options:
             cells += described(source, known)

@@ -237,11 +237,25 @@ def test_readme_names_every_notebook_and_every_folder() -> None:
     assert not unnamed, f"the tree in nbs/index.ipynb lacks {', '.join(unnamed)}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_links_of_the_front_pages(page: str) -> None:
-    words = (ROOT / page).read_text(encoding="utf-8")
-    dead = [path for path in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", words) if not (ROOT / path).exists()]
-    assert not dead, f"{page} links to what is not there: {', '.join(dead)}"
+def prose_of(path: Path) -> str:
+    "The markdown of a page or notebook, code blocks apart."
+    if path.suffix == ".ipynb":
+        words = "\n\n".join(cell["source"] for cell in cells(path) if cell["cell_type"] == "markdown")
+    else:
+        words = path.read_text(encoding="utf-8")
+    return re.sub(r"```.*?```", "", words, flags=re.S)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/*.md", "nbs/*.ipynb"])
+def test_links_lead_somewhere(page: str) -> None:
+    dead = [
+        f"{path.name} → {target}"
+        for path in sorted(ROOT.glob(page))
+        if path.name != "results.md"  # stands in nbs/index.ipynb
+        for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", prose_of(path))
+        if not (path.parent / target).exists()
+    ]
+    assert not dead, f"links to what is not there: {', '.join(dead)}"
 
 
 def test_ruff() -> None:
