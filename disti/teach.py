@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "FLAT",
-    "METHODS",
     "training_groups",
     "list_scores",
     "spread_of",
@@ -13,33 +12,39 @@ __all__ = [
     "first_rank_share",
     "scored_list",
     "dev_evaluation",
+    "on_logits",
+    "teacher_length",
     "new_teacher",
-    "merge_checked",
     "train_teacher",
     "describe",
 ]
 
-# %% ../nbs/12_teach.ipynb #04eda43a
+# %% ../nbs/12_teach.ipynb #38001708
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sentence_transformers import CrossEncoder
 
-from .adapters import add_lora, check_merge, merge_adapter
 from .batches import list_rows, sample_negatives
 from .crossencoders import new_cross_encoder
 from .data import Qrels
 from .dev import best_dev
+from .lengths import pair_length
 from .metrics import mean_measures, measure
 from .models import Precision, autocast
-from .objective import parse
-from .records import Row, replacing
+from .objective import Objective, parse
+from .records import Row
+from .recover import halving
 from .settings import Fit
 from .split import fold_of
+from .student import adapt, merge_saved
 from .training import fit
+from .weights import ModelRecord
 
 
 # %% ../nbs/12_teach.ipynb #4ca7e5fb
@@ -62,15 +67,16 @@ def training_groups(
     return seen[: max_queries or None]
 
 
-# %% ../nbs/12_teach.ipynb #ad98c854
+# %% ../nbs/12_teach.ipynb #d3ec4653
 def list_scores(model: CrossEncoder, rows: Sequence[Row], precision: Precision = "auto") -> list[np.ndarray]:
-    "Raw logits of each list's pairs."
+    "Raw logits of each list's pairs; fewer at once when memory runs out."
     pairs = [(row["query"], text) for row in rows for text in row["passages"]]
     with autocast(model.device.type, precision):
-        scores = model.predict(pairs, batch_size=64, show_progress_bar=False)
+        scores = halving(lambda size: model.predict(pairs, batch_size=size, show_progress_bar=False))
     return np.split(np.asarray(scores, dtype=np.float32), np.cumsum([len(row["passages"]) for row in rows])[:-1])
 
 
+# %% ../nbs/12_teach.ipynb #6a133343
 FLAT = 1e-3  # logits: a list whose scores differ by less is not ranked
 
 
@@ -90,6 +96,7 @@ def check_collapse(scores: Sequence[np.ndarray]) -> float:  # median standard de
     return spread
 
 
+# %% ../nbs/12_teach.ipynb #67bfaa2d
 def first_rank_share(rows: Sequence[Row], scores: Sequence[np.ndarray]) -> float:  # 0 to 1
     "Share of lists in which a positive has the highest score."
     return float(np.mean([row["labels"][int(np.argmax(one))] > 0 for row, one in zip(rows, scores, strict=True)]))
@@ -137,12 +144,31 @@ def dev_evaluation(
     return evaluate
 
 
-# %% ../nbs/12_teach.ipynb #b514c197
-METHODS = ("full", "lora")
+# %% ../nbs/12_teach.ipynb #1a497b4e
+def on_logits(
+    objective: Objective | str,  # or its text
+) -> Objective:
+    "An objective whose temperature and scale are 1 where nothing else was said."
+    return parse(objective).preset(tau=1.0, scale=1.0)
 
 
+# %% ../nbs/12_teach.ipynb #5017fe69
+def teacher_length(
+    model: str | ModelRecord,  # encoder to start from
+    groups: Sequence[Row],
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    wanted: int = 0,  # tokens of query and passage; 0: from the lists
+) -> tuple[int, list[Any]]:  # tokens, what to say about them
+    "The teacher's length for its lists."
+    pairs = [(queries[group["query_id"]], corpus[doc]) for group in groups for doc in group["doc_ids"]]
+    length, finding = pair_length(model, pairs, wanted=wanted)
+    return length, [finding] if finding else []
+
+
+# %% ../nbs/12_teach.ipynb #3d840892
 def new_teacher(
-    model: str,  # folder, packaged model or hub name of an encoder
+    model: str | ModelRecord,  # folder, packaged model or hub name of an encoder, or its record
     *,
     head: str = "tokens",  # tokens or cls
     max_length: int = 96,  # tokens of a pair
@@ -151,42 +177,25 @@ def new_teacher(
     seed: int = 0,  # of a head or an adapter that starts at random
 ) -> CrossEncoder:
     "An untrained teacher, with an adapter where the method wants one."
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}; choose from {', '.join(METHODS)}")
-    teacher = new_cross_encoder(model, head=head, max_length=max_length, seed=seed)  # type: ignore[arg-type]
-    if method == "lora":
-        add_lora(teacher, r=lora[0], alpha=lora[1], dropout=lora[2], seed=seed)
+    name = model.name if isinstance(model, ModelRecord) else model
+    teacher = new_cross_encoder(name, head=head, max_length=max_length, seed=seed)  # type: ignore[arg-type]
+    adapt(teacher, method, lora, seed)
     return teacher
 
 
-def merge_checked(
-    teacher: CrossEncoder,  # with a trained adapter; merged in place
-    rows: Sequence[Row],  # of `list_rows`: some real pairs
-    start: np.ndarray,  # [n] its logits of these pairs before training
-    adapter: str | Path | None,  # folder for the adapter
-) -> Row:  # how far merged is from adapter and from the start
-    "Save the adapter, merge it and check the merge on real pairs."
-    before = np.concatenate(list_scores(teacher, rows, "fp32"))
-    if adapter is not None:
-        with replacing(adapter) as made:
-            teacher.save_pretrained(str(made))
-    return check_merge(before, np.concatenate(list_scores(merge_adapter(teacher), rows, "fp32")), start)
-
-
-# %% ../nbs/12_teach.ipynb #bff0de0f
+# %% ../nbs/12_teach.ipynb #ea3ff2df
 def train_teacher(
     groups: Sequence[Row],  # kind group
     queries: Mapping[str, str],
     corpus: Mapping[str, str],
     *,
-    model: str,  # folder, packaged model or hub name of an encoder
+    model: str | ModelRecord,  # an encoder to start from, by name or record
     head: str = "tokens",  # tokens or cls
     method: str = "full",  # full or lora
     lora: tuple[int, int, float] = (32, 64, 0.1),  # r, alpha, dropout
-    loss: str = "info_nce",  # an objective on logits and labels
-    positive_weight: float = 0.0,  # of a positive in bce; 0: negatives over positives of the batch
+    loss: Objective | str = "info_nce",  # an objective on logits and labels
     n_negatives: int = 5,
-    max_length: int = 96,  # tokens of a pair
+    max_length: int = 96,  # tokens of a pair, of `teacher_length`
     settings: Fit,
     checkpoints: str | Path,
     history: str | Path,
@@ -195,25 +204,16 @@ def train_teacher(
 ) -> tuple[CrossEncoder, Row]:  # the teacher; spread, share of lists with a positive first, the last loss
     "Train a cross-encoder on mined groups."
     rows = list_rows(sample_negatives(groups, n_negatives, settings.seed), queries, corpus)
-    wish = dict(model=str(model), head=head, max_length=max_length, method=method, lora=lora, seed=settings.seed)
-    teacher = new_teacher(**wish)  # type: ignore[arg-type]
-    start = np.concatenate(list_scores(teacher, rows[:8], "fp32")) if method == "lora" else np.zeros(0)
-    objective = parse(loss).preset(tau=1.0, scale=1.0, positive_weight=positive_weight or None)
-    made_from = {**wish, "n_negatives": n_negatives, "rows": len(rows)}
-    steps = fit(
-        teacher,
-        rows,
-        objective,
-        settings,
-        checkpoints=checkpoints,
-        history=history,
-        fingerprint=made_from,
-        evaluate=evaluate,
-    )
-    facts = merge_checked(teacher, rows[:8], start, adapter) if method == "lora" else {}
+    teacher = new_teacher(model, head=head, max_length=max_length, method=method, lora=lora, seed=settings.seed)
+    look = lambda one: np.concatenate(list_scores(one, rows[:8], "fp32"))  # noqa: E731
+    start = look(teacher) if method == "lora" else np.zeros(0)
+    steps = fit(teacher, rows, on_logits(loss), settings, checkpoints=checkpoints, history=history,
+                fingerprint={"lora": lora if method == "lora" else ""}, evaluate=evaluate)  # fmt: skip
+    facts = merge_saved(teacher, look, start, adapter) if method == "lora" else {}
     return teacher, describe(teacher, rows[:200], steps) | facts
 
 
+# %% ../nbs/12_teach.ipynb #e90af182
 def describe(teacher: CrossEncoder, rows: Sequence[Row], history: Sequence[Row]) -> Row:
     "What a trained teacher does on its own lists; a collapsed one is an error."
     scores = list_scores(teacher, rows)
