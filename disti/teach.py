@@ -19,10 +19,9 @@ __all__ = [
     "describe",
 ]
 
-# %% ../nbs/12_teach.ipynb #38001708
+# %% ../nbs/12_teach.ipynb #99ec9294
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
