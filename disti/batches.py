@@ -13,13 +13,17 @@ __all__ = [
     "negative_scores",
     "sample_negatives",
     "list_rows",
+    "scored",
     "TokenCache",
     "padded",
     "ListCollator",
     "PairCollator",
+    "embedded",
+    "list_scores",
 ]
 
-# %% ../nbs/07a_batches.ipynb #a7f2c6ac
+# %% ../nbs/07a_batches.ipynb #847ca513
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from .kinds import PARALLEL
+from .models import encode
 from .records import Row, RowError, choose
 
 # %% ../nbs/07a_batches.ipynb #eebebe1d
@@ -122,6 +127,13 @@ def list_rows(
             }
         )
     return rows
+
+
+# %% ../nbs/07a_batches.ipynb #75197c8c
+def scored(row: Row) -> bool:
+    "Has every passage of a list a finite teacher score?"
+    scores = row.get("scores") or []
+    return len(scores) == len(row["passages"]) and all(math.isfinite(score) for score in scores)
 
 
 # %% ../nbs/07a_batches.ipynb #1255d0b6
@@ -233,3 +245,30 @@ class PairCollator:
             self.tokens += int(made["attention_mask"].sum())
             batch |= {f"pair{number}_{key}": value for key, value in made.items()}
         return batch | {"label": padded(rows, [[at[row["query"], text] for text in row["passages"]] for row in rows])}
+
+
+# %% ../nbs/07a_batches.ipynb #bceabf6c
+def embedded(
+    model: SentenceTransformer,
+    rows: Sequence[Row],  # of `list_rows`
+) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:  # queries [b, d], distinct passages [p, d], places of each list's
+    "A student's embeddings of lists, float32; a passage of several lists is encoded once."
+    texts = sorted({text for row in rows for text in row["passages"]})
+    at = {text: i for i, text in enumerate(texts)}
+    queries = encode(model, [row["query"] for row in rows], kind="query", precision="fp32")
+    passages = encode(model, texts, precision="fp32")
+    return queries, passages, [[at[text] for text in row["passages"]] for row in rows]
+
+
+# %% ../nbs/07a_batches.ipynb #de0575bd
+def list_scores(
+    model: Any,  # SentenceTransformer or CrossEncoder
+    rows: Sequence[Row],  # of `list_rows`
+) -> list[np.ndarray]:  # of each list
+    "A student's cosines, or a cross-encoder's logits, of lists; a passage of several lists is encoded once."
+    if isinstance(model, CrossEncoder):
+        pairs = [(row["query"], text) for row in rows for text in row["passages"]]
+        found = np.asarray(model.predict(pairs, activation_fn=nn.Identity(), show_progress_bar=False), dtype=np.float32)
+        return np.split(found, np.cumsum([len(row["passages"]) for row in rows])[:-1])
+    queries, passages, places = embedded(model, rows)
+    return [passages[place] @ query for query, place in zip(queries, places, strict=True)]

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from .batches import list_rows, sample_negatives
+from .batches import list_rows, sample_negatives, scored
 from .dev import agreement
 from .doubts import contradicted
 from .findings import Finding, stop_on, tell
 from .losses import effective_list_size
 from .models import ModelRecord, load_student
-from .objective import Objective, parse, scored
+from .objective import Objective, parse
 from .records import Row, RowError
 from .settings import Fit
 from .student import train_student

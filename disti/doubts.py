@@ -22,7 +22,7 @@ __all__ = [
     "scale_mismatch",
 ]
 
-# %% ../nbs/07f_doubts.ipynb #11877287
+# %% ../nbs/07f_doubts.ipynb #f9bdbced
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -31,9 +31,10 @@ from typing import Any
 
 import numpy as np
 
+from .batches import scored
 from .findings import Finding
-from .losses import effective_list_size
-from .objective import Objective, Term, scored
+from .losses import Term, effective_list_size
+from .objective import Objective
 from .pairs import identity
 from .records import Row
 

@@ -25,7 +25,7 @@ __all__ = [
     "lint",
 ]
 
-# %% ../nbs/07j_lint.ipynb #37c9639d
+# %% ../nbs/07j_lint.ipynb #ca22c2f0
 import math
 import re
 import warnings
@@ -38,10 +38,10 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from . import doubts
-from .batches import padded
+from .batches import embedded, list_scores, padded
 from .doubts import Plan
 from .findings import Finding
-from .objective import Objective, Seen, embedded, gradient_shares, list_scores, look, parse, pulled, weighted_terms
+from .objective import Objective, Seen, gradient_shares, look, parse, pulled, weighted_terms
 from .records import Row
 
 # %% ../nbs/07j_lint.ipynb #d792969d

@@ -16,6 +16,7 @@ __all__ = [
     "Sigma",
     "Tau",
     "Calibration",
+    "SAYS",
     "Above",
     "Option",
     "plain_type",
@@ -64,10 +65,16 @@ __all__ = [
     "hybrid",
     "crowding",
     "spread_out",
+    "is_number",
+    "as_type",
+    "option_value",
+    "told",
+    "Term",
+    "make_term",
     "losses_table",
 ]
 
-# %% ../nbs/07_losses.ipynb #d0e791d2
+# %% ../nbs/07_losses.ipynb #13d01986
 import inspect
 import math
 import re
@@ -84,6 +91,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, mse_loss, normalize, softplus
 from torch.nn.utils.rnn import pad_sequence
 
+from .records import choose
+
 # %% ../nbs/07_losses.ipynb #9142344b
 NEEDS = {
     "teacher": "a teacher's score of every candidate",
@@ -96,13 +105,14 @@ NEEDS = {
 OVER = ("scores", "batch", "embeddings")  # of a list's own passages; of all the batch's passages; no scores at all
 
 
-# %% ../nbs/07_losses.ipynb #b1b66071
+# %% ../nbs/07_losses.ipynb #39d9acae
 class Above(NamedTuple):
     "A bound of an option, for `Annotated`."
 
     low: float = 0.0
 
 
+# %% ../nbs/07_losses.ipynb #5ef84345
 class Option(NamedTuple):
     "What a loss's option is."
 
@@ -113,6 +123,7 @@ class Option(NamedTuple):
     optional: bool = False  # None is a value
 
 
+# %% ../nbs/07_losses.ipynb #f4cab868
 def plain_type(hint: Any) -> tuple[Any, bool]:  # the type without None; may it be None?
     "Split `X | None`."
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -121,7 +132,7 @@ def plain_type(hint: Any) -> tuple[Any, bool]:  # the type without None; may it 
     return hint, False
 
 
-# %% ../nbs/07_losses.ipynb #74ce5a68
+# %% ../nbs/07_losses.ipynb #1e0cc5c0
 INPUTS = ("mask", "index")  # keyword arguments that come from the batch
 
 
@@ -134,6 +145,7 @@ def comments_of(function: Callable[..., Any]) -> dict[str, str]:  # parameter �
     return dict(re.findall(r"^\s+(\w+):[^#\n]*#\s*(.+)$", source.partition(") ->")[0], re.M))
 
 
+# %% ../nbs/07_losses.ipynb #ecbad6c9
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     "The options of a loss: its keyword arguments, but for those that the batch gives."
     hints, told = typing.get_type_hints(function, include_extras=True), comments_of(function)
@@ -149,7 +161,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     return found
 
 
-# %% ../nbs/07_losses.ipynb #5df17834
+# %% ../nbs/07_losses.ipynb #7d6259e2
 class Reach(NamedTuple):
     "A target of a loss and the bound that no arrangement of embeddings passes."
 
@@ -159,6 +171,7 @@ class Reach(NamedTuple):
     says: str  # "a margin is at most"
 
 
+# %% ../nbs/07_losses.ipynb #3a5f6fcc
 @dataclass(frozen=True)
 class Loss:
     "A loss and all that others need to know about it."
@@ -342,7 +355,7 @@ def auto_temperature(
     return math.exp((low + high) / 2)
 
 
-# %% ../nbs/07_losses.ipynb #d26a6f5b
+# %% ../nbs/07_losses.ipynb #bd568d4d
 Teacher = Annotated[
     float | None, Above(0), "temperature of the teacher; None or 0: chosen from the lists before training"
 ]
@@ -356,6 +369,7 @@ def temperature(tau: float | None, label_scale: float | None = None) -> float:
     return tau or (1 / label_scale if label_scale else 1.0)
 
 
+# %% ../nbs/07_losses.ipynb #56989575
 def choose_temperature(
     teacher: Tensor,  # [b, n] scores
     *,
@@ -452,12 +466,13 @@ def score_line(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) 
     return float(a), float(t.mean() - a * s.mean())
 
 
-# %% ../nbs/07_losses.ipynb #fb4b4f92
+# %% ../nbs/07_losses.ipynb #09214c96
 def score_slope(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None) -> float:
     "The slope of `score_line`."
     return score_line(student, teacher, mask=mask)[0]
 
 
+# %% ../nbs/07_losses.ipynb #0a7fd520
 def score_offset(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None, a: float | None = None) -> float:
     "The offset that goes with a slope."
     real = torch.ones_like(student, dtype=torch.bool) if mask is None else mask.bool()
@@ -465,6 +480,7 @@ def score_offset(student: Tensor, teacher: Tensor, *, mask: Tensor | None = None
     return float(teacher.detach().double()[real].mean() - slope * student.detach().double()[real].mean())
 
 
+# %% ../nbs/07_losses.ipynb #8b8b7ed5
 @loss(needs="teacher", fix={"a": score_slope, "b": score_offset})
 def score_mse(
     student: Tensor,
@@ -634,12 +650,13 @@ def bce(
     return each.sum() / batch.mask.sum().clamp(min=1)
 
 
-# %% ../nbs/07_losses.ipynb #d9f90a94
+# %% ../nbs/07_losses.ipynb #2646f136
 def reachable_margin(n_topics: int) -> float:
     "The largest mean of ŝ⁺ − ŝ⁻ over random negatives of n topics, with ŝ = (cos + 1)/2."
     return 1.0 if n_topics < 2 else n_topics / (2 * (n_topics - 1))
 
 
+# %% ../nbs/07_losses.ipynb #81f7074c
 def lowest_negative(n_topics: int) -> float:
     "The smallest mean of ŝ⁻ over random negatives of n topics."
     return 1.0 - reachable_margin(n_topics)
@@ -802,7 +819,7 @@ def hybrid(
     return (there + back) / 2 + beta * mse_loss(cosines.diagonal(), target[has])
 
 
-# %% ../nbs/07_losses.ipynb #72505c1e
+# %% ../nbs/07_losses.ipynb #e43abba2
 def crowding(vectors: Tensor) -> Tensor:  # [n, d]
     "Squared mean plus mean square of the cosines between different rows; 0 for one row."
     n = len(vectors)
@@ -813,6 +830,7 @@ def crowding(vectors: Tensor) -> Tensor:  # [n, d]
     return cosines.mean() ** 2 + (cosines**2).mean()
 
 
+# %% ../nbs/07_losses.ipynb #bec0b62e
 @loss(needs="in-batch", over="embeddings")
 def spread_out(
     query: Tensor,  # [b, d]
@@ -820,6 +838,104 @@ def spread_out(
 ) -> Tensor:
     "How far the batch's embeddings are from lying apart in all directions (GOR)."
     return (crowding(query) + crowding(passages)) / 2
+
+
+# %% ../nbs/07_losses.ipynb #db1ae7db
+def is_number(value: Any) -> bool:
+    "A finite number that is no truth value."
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# %% ../nbs/07_losses.ipynb #669ccb7f
+def as_type(value: Any, kind: Any) -> Any:  # the value; raises TypeError
+    "A literal as a type: numbers for float, whole ones for int, pairs of numbers for tuples."
+    parts = typing.get_args(kind)
+    if parts and isinstance(value, (tuple, list)) and len(value) == len(parts):
+        return tuple(as_type(each, part) for each, part in zip(value, parts, strict=True))
+    if kind is float and is_number(value):
+        return float(value)
+    if kind is not float and not parts and type(value) is kind:
+        return value
+    raise TypeError
+
+
+# %% ../nbs/07_losses.ipynb #09695aa5
+SAYS = {float: "a number", int: "a whole number", bool: "True or False"}
+
+
+def option_value(name: str, key: str, value: Any) -> Any:
+    "An option of a loss with its type and bound checked; None where the loss is to find it."
+    about: Loss = LOSSES[name]
+    if key not in about.options:
+        choose(key, list(about.options), f"option of loss {name} is called")
+    option: Option = about.options[key]
+    if (value is None and option.optional) or (key in about.fix and option.above == 0 and value in (0, None)):
+        return None
+    try:
+        made = as_type(value, option.type)
+    except TypeError:
+        kind = SAYS.get(option.type, "two numbers in parentheses" if typing.get_args(option.type) else option.type)
+        raise ValueError(f"{key} of {name} is {kind}, got {value!r}") from None
+    if option.above is not None and made <= option.above:
+        raise ValueError(f"{key} of {name} is above {option.above:g}, got {value!r}")
+    return made
+
+
+# %% ../nbs/07_losses.ipynb #e8bf063f
+def told(value: Any) -> str:
+    "A value as it stands in an objective: 5, not 5.0."
+    if isinstance(value, float):
+        return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+    return f"({', '.join(map(told, value))})" if isinstance(value, tuple) else repr(value)
+
+
+# %% ../nbs/07_losses.ipynb #e9a6277a
+@dataclass(frozen=True)
+class Term:
+    "One loss of an objective."
+
+    name: str  # in `LOSSES`
+    weight: float = 1.0
+    given: tuple[tuple[str, Any], ...] = ()  # options that were given, in the signature's order
+
+    @property
+    def loss(self) -> Loss:
+        "What the loss says of itself."
+        return LOSSES[self.name]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        "All options with their values."
+        return {key: option.default for key, option in self.loss.options.items()} | dict(self.given)
+
+    @property
+    def open(self) -> list[str]:
+        "Options that have to be found before the first step."
+        return [key for key in self.loss.fix if self.options[key] is None]
+
+    def __str__(self) -> str:
+        weight = "" if self.weight == 1 else f"{told(self.weight)} "
+        return f"{weight}{self.name}" + (
+            f"({', '.join(f'{k}={told(v)}' for k, v in self.given)})" if self.given else ""
+        )
+
+
+# %% ../nbs/07_losses.ipynb #57079b02
+def make_term(name: str, weight: float = 1.0, options: Mapping[str, Any] | None = None) -> Term:
+    "A term, checked: its name, its weight, its options, and the options together."
+    if name not in LOSSES:
+        choose(name, list(LOSSES), "loss")
+    if not is_number(weight) or weight <= 0:
+        raise ValueError(f"a weight is a number above 0, got {weight!r} for {name}; leave the loss out instead")
+    values = {key: option_value(name, key, value) for key, value in (options or {}).items()}
+    known = LOSSES[name].options
+    kept = tuple((key, values[key]) for key in known if values.get(key) is not None)
+    if LOSSES[name].over != "embeddings":  # options that exclude each other show on any list
+        two, both = torch.tensor([[0.5, 0.2]]), torch.ones(1, 2, dtype=torch.bool)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            LOSSES[name].function(two, two, torch.tensor([[1.0, 0.0]]), mask=both, **dict(kept))
+    return Term(name, float(weight), kept)
 
 
 # %% ../nbs/07_losses.ipynb #56c99e9c

@@ -4,16 +4,9 @@
 
 # %% auto #0
 __all__ = [
-    "SAYS",
     "START",
     "PLAIN",
     "FIX_SAMPLE",
-    "is_number",
-    "as_type",
-    "option_value",
-    "told",
-    "Term",
-    "make_term",
     "fault",
     "closing",
     "literal",
@@ -21,11 +14,8 @@ __all__ = [
     "read_term",
     "Objective",
     "lacks",
-    "parse",
     "merged",
-    "embedded",
-    "list_scores",
-    "scored",
+    "parse",
     "known_by_name",
     "fixed",
     "Seen",
@@ -34,131 +24,31 @@ __all__ = [
     "weighted_terms",
     "pulled",
     "gradient_shares",
-    "DistillLoss",
     "look",
     "told_shares",
+    "DistillLoss",
     "RerankLoss",
 ]
 
-# %% ../nbs/07b_objective.ipynb #3fbc1e30
+# %% ../nbs/07b_objective.ipynb #24fae4b4
 import ast
 import inspect
 import math
 import re
-import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
 
-from .losses import LOSSES, Loss, Option, in_batch, real_scores
-from .models import encode
-from .records import Row, choose
+from .batches import list_scores, scored
+from .losses import LOSSES, Loss, Term, in_batch, make_term, real_scores
+from .records import Row
 
-
-# %% ../nbs/07b_objective.ipynb #bf66b3fd
-def is_number(value: Any) -> bool:
-    "A finite number that is no truth value."
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def as_type(value: Any, kind: Any) -> Any:  # the value; raises TypeError
-    "A literal as a type: numbers for float, whole ones for int, pairs of numbers for tuples."
-    parts = typing.get_args(kind)
-    if parts and isinstance(value, (tuple, list)) and len(value) == len(parts):
-        return tuple(as_type(each, part) for each, part in zip(value, parts, strict=True))
-    if kind is float and is_number(value):
-        return float(value)
-    if kind is not float and not parts and type(value) is kind:
-        return value
-    raise TypeError
-
-
-# %% ../nbs/07b_objective.ipynb #79eceb34
-SAYS = {float: "a number", int: "a whole number", bool: "True or False"}
-
-
-def option_value(name: str, key: str, value: Any) -> Any:
-    "An option of a loss with its type and bound checked; None where the loss is to find it."
-    about: Loss = LOSSES[name]
-    if key not in about.options:
-        choose(key, list(about.options), f"option of loss {name} is called")
-    option: Option = about.options[key]
-    if (value is None and option.optional) or (key in about.fix and option.above == 0 and value in (0, None)):
-        return None
-    try:
-        made = as_type(value, option.type)
-    except TypeError:
-        kind = SAYS.get(option.type, "two numbers in parentheses" if typing.get_args(option.type) else option.type)
-        raise ValueError(f"{key} of {name} is {kind}, got {value!r}") from None
-    if option.above is not None and made <= option.above:
-        raise ValueError(f"{key} of {name} is above {option.above:g}, got {value!r}")
-    return made
-
-
-# %% ../nbs/07b_objective.ipynb #2f59e373
-def told(value: Any) -> str:
-    "A value as it stands in an objective: 5, not 5.0."
-    if isinstance(value, float):
-        return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
-    return f"({', '.join(map(told, value))})" if isinstance(value, tuple) else repr(value)
-
-
-@dataclass(frozen=True)
-class Term:
-    "One loss of an objective."
-
-    name: str  # in `LOSSES`
-    weight: float = 1.0
-    given: tuple[tuple[str, Any], ...] = ()  # options that were given, in the signature's order
-
-    @property
-    def loss(self) -> Loss:
-        "What the loss says of itself."
-        return LOSSES[self.name]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        "All options with their values."
-        return {key: option.default for key, option in self.loss.options.items()} | dict(self.given)
-
-    @property
-    def open(self) -> list[str]:
-        "Options that have to be found before the first step."
-        return [key for key in self.loss.fix if self.options[key] is None]
-
-    def __str__(self) -> str:
-        weight = "" if self.weight == 1 else f"{told(self.weight)} "
-        return f"{weight}{self.name}" + (
-            f"({', '.join(f'{k}={told(v)}' for k, v in self.given)})" if self.given else ""
-        )
-
-
-# %% ../nbs/07b_objective.ipynb #ea1aca0b
-def make_term(name: str, weight: float = 1.0, options: Mapping[str, Any] | None = None) -> Term:
-    "A term, checked: its name, its weight, its options, and the options together."
-    if name not in LOSSES:
-        choose(name, list(LOSSES), "loss")
-    if not is_number(weight) or weight <= 0:
-        raise ValueError(f"a weight is a number above 0, got {weight!r} for {name}; leave the loss out instead")
-    values = {key: option_value(name, key, value) for key, value in (options or {}).items()}
-    known = LOSSES[name].options
-    kept = tuple((key, values[key]) for key in known if values.get(key) is not None)
-    if LOSSES[name].over != "embeddings":  # options that exclude each other show on any list
-        two, both = torch.tensor([[0.5, 0.2]]), torch.ones(1, 2, dtype=torch.bool)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            LOSSES[name].function(two, two, torch.tensor([[1.0, 0.0]]), mask=both, **dict(kept))
-    return Term(name, float(weight), kept)
-
-
-# %% ../nbs/07b_objective.ipynb #1e50fc56
+# %% ../nbs/07b_objective.ipynb #ca78894c
 START = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)?\s*\*?\s*([^\W\d]\w*)?\s*")
 PLAIN = {"true": True, "false": False, "none": None, "null": None}
 
@@ -169,6 +59,7 @@ def fault(text: str, place: int, says: str) -> ValueError:
     return ValueError(f"cannot read the objective {text!r} {found}: {says}")
 
 
+# %% ../nbs/07b_objective.ipynb #5ec00359
 def closing(text: str, start: int) -> int:
     "The place of the parenthesis that closes the one at a place; brackets nest, and quotes hide them."
     depth, quote, place = 0, "", start
@@ -189,7 +80,7 @@ def closing(text: str, start: int) -> int:
     raise fault(text, start, "this parenthesis is never closed" if not quote else f"a quote {quote} is never closed")
 
 
-# %% ../nbs/07b_objective.ipynb #aaaa6ef7
+# %% ../nbs/07b_objective.ipynb #51b4581d
 def literal(node: ast.expr) -> Any:
     "The value of an option's expression; raises ValueError."
     if isinstance(node, ast.Name) and node.id.lower() in PLAIN:
@@ -197,6 +88,7 @@ def literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
+# %% ../nbs/07b_objective.ipynb #340a540a
 def read_options(
     text: str,  # the whole objective
     start: int,  # of the opening parenthesis
@@ -239,7 +131,7 @@ def read_term(text: str, place: int) -> tuple[Term, int]:  # the term and the pl
         raise fault(text, start.start(2), str(error)) from None
 
 
-# %% ../nbs/07b_objective.ipynb #03db9e77
+# %% ../nbs/07b_objective.ipynb #648bb99d
 @dataclass(frozen=True)
 class Objective:
     "What to train for: a weighted sum of losses."
@@ -301,6 +193,7 @@ class Objective:
         return RerankLoss(model, self) if isinstance(model, CrossEncoder) else DistillLoss(model, self, dims)
 
 
+# %% ../nbs/07b_objective.ipynb #e06c50a0
 def lacks(row: Row, loss: Loss) -> list[str]:  # of positive, negative
     "What a list lacks that a loss needs."
     has = {
@@ -310,7 +203,23 @@ def lacks(row: Row, loss: Loss) -> list[str]:  # of positive, negative
     return [what for what, there in has.items() if what in loss.needs and not there]
 
 
-# %% ../nbs/07b_objective.ipynb #764b149a
+# %% ../nbs/07b_objective.ipynb #bb7cab44
+def merged(terms: Sequence[Term]) -> list[Term]:
+    "Terms without repetition: the weights of equal ones add up."
+    found: dict[str, Term] = {}
+    for term in terms:
+        before = found.get(term.name)
+        if before and before.given != term.given:
+            raise ValueError(
+                f"{term.name} stands twice with different options, {before} and {term}; a loss has one set"
+            )
+        found[term.name] = replace(term, weight=term.weight + before.weight) if before else term
+    if not found:
+        raise ValueError(f"an objective needs at least one loss; choose from {', '.join(LOSSES)}")
+    return list(found.values())
+
+
+# %% ../nbs/07b_objective.ipynb #0a011591
 def parse(
     objective: "str | Objective | Mapping[str, float]",  # text; loss → weight; an objective stays what it is
     options: Mapping[str, Mapping[str, Any]] | None = None,  # loss → options, beside weights
@@ -337,61 +246,14 @@ def parse(
     return Objective(tuple(merged(terms)))
 
 
-def merged(terms: Sequence[Term]) -> list[Term]:
-    "Terms without repetition: the weights of equal ones add up."
-    found: dict[str, Term] = {}
-    for term in terms:
-        before = found.get(term.name)
-        if before and before.given != term.given:
-            raise ValueError(
-                f"{term.name} stands twice with different options, {before} and {term}; a loss has one set"
-            )
-        found[term.name] = replace(term, weight=term.weight + before.weight) if before else term
-    if not found:
-        raise ValueError(f"an objective needs at least one loss; choose from {', '.join(LOSSES)}")
-    return list(found.values())
-
-
-# %% ../nbs/07b_objective.ipynb #04f1fd31
-def embedded(
-    model: SentenceTransformer,
-    rows: Sequence[Row],  # of `list_rows`
-) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:  # queries [b, d], distinct passages [p, d], places of each list's
-    "A student's embeddings of lists, float32; a passage of several lists is encoded once."
-    texts = sorted({text for row in rows for text in row["passages"]})
-    at = {text: i for i, text in enumerate(texts)}
-    queries = encode(model, [row["query"] for row in rows], kind="query", precision="fp32")
-    passages = encode(model, texts, precision="fp32")
-    return queries, passages, [[at[text] for text in row["passages"]] for row in rows]
-
-
-# %% ../nbs/07b_objective.ipynb #ff56eef2
-FIX_SAMPLE = 512  # lists
-
-
-def list_scores(
-    model: Any,  # SentenceTransformer or CrossEncoder
-    rows: Sequence[Row],  # of `list_rows`
-) -> list[np.ndarray]:  # of each list
-    "A student's cosines, or a cross-encoder's logits, of lists; a passage of several lists is encoded once."
-    if isinstance(model, CrossEncoder):
-        pairs = [(row["query"], text) for row in rows for text in row["passages"]]
-        found = np.asarray(model.predict(pairs, activation_fn=nn.Identity(), show_progress_bar=False), dtype=np.float32)
-        return np.split(found, np.cumsum([len(row["passages"]) for row in rows])[:-1])
-    queries, passages, places = embedded(model, rows)
-    return [passages[place] @ query for query, place in zip(queries, places, strict=True)]
-
-
-# %% ../nbs/07b_objective.ipynb #23d67aab
-def scored(row: Row) -> bool:
-    "Has every passage of a list a finite teacher score?"
-    scores = row.get("scores") or []
-    return len(scores) == len(row["passages"]) and all(math.isfinite(score) for score in scores)
-
-
+# %% ../nbs/07b_objective.ipynb #84bc3570
 def known_by_name(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     "Of what is offered, that which a function has a name for."
     return {name: offered[name] for name in inspect.signature(function).parameters if name in offered}
+
+
+# %% ../nbs/07b_objective.ipynb #84dfe95f
+FIX_SAMPLE = 512  # lists
 
 
 def fixed(term: Term, rows: Sequence[Row], model: Any, seed: int) -> Term:
@@ -414,7 +276,7 @@ def fixed(term: Term, rows: Sequence[Row], model: Any, seed: int) -> Term:
     return make_term(term.name, term.weight, options)
 
 
-# %% ../nbs/07b_objective.ipynb #7ed102cf
+# %% ../nbs/07b_objective.ipynb #87fbef04
 class Seen(NamedTuple):
     "A batch as losses see it."
 
@@ -425,6 +287,7 @@ class Seen(NamedTuple):
     passages: Tensor | None = None  # [p, d]
 
 
+# %% ../nbs/07b_objective.ipynb #563b017d
 def roles(seen: Seen) -> dict[str, Any]:
     "What a loss over embeddings may ask for, by name."
     labels, query, passages = seen.labels, seen.query, seen.passages
@@ -436,6 +299,7 @@ def roles(seen: Seen) -> dict[str, Any]:
     return found
 
 
+# %% ../nbs/07b_objective.ipynb #551b0972
 def term_value(term: Term, seen: Seen) -> Tensor:  # before its weight
     "One loss of a batch."
     labels, function, given = seen.labels, term.loss.function, dict(term.given)
@@ -448,7 +312,7 @@ def term_value(term: Term, seen: Seen) -> Tensor:  # before its weight
     return function(seen.own, labels["scores"], labels["labels"], mask=labels["mask"], **given)
 
 
-# %% ../nbs/07b_objective.ipynb #c91fb764
+# %% ../nbs/07b_objective.ipynb #ce0ffccd
 def weighted_terms(
     objective: Objective,
     seen: Sequence[Seen],  # the same batch at one or several lengths of the embedding
@@ -458,6 +322,7 @@ def weighted_terms(
     return {term.name: term.weight * value for term, value in values.items()}
 
 
+# %% ../nbs/07b_objective.ipynb #613ce197
 def pulled(objective: Objective, seen: Sequence[Seen], query: Tensor, passages: Tensor) -> list[Tensor]:
     "What the terms pull at: the scores, or the embeddings when some term is over them."
     over = {term.loss.over for term in objective.terms}
@@ -478,7 +343,22 @@ def gradient_shares(
     return {name: norm / total for name, norm in norms.items()}
 
 
-# %% ../nbs/07b_objective.ipynb #dad01661
+# %% ../nbs/07b_objective.ipynb #41813fde
+def look(query: Tensor, passages: Tensor, labels: Mapping[str, Tensor]) -> Seen:
+    "What embeddings show to losses."
+    every = nn.functional.normalize(query, dim=-1) @ nn.functional.normalize(passages, dim=-1).T
+    return Seen(labels, every.gather(1, labels["index"]), every, query, passages)
+
+
+# %% ../nbs/07b_objective.ipynb #ce2fe9f5
+def told_shares(terms: Mapping[str, Tensor], at: Sequence[Tensor]) -> dict[str, float]:
+    "Shares for the history; {} for a single term or without gradients."
+    if len(terms) < 2 or not all(each.requires_grad for each in at):
+        return {}
+    return {name: round(share, 4) for name, share in gradient_shares(terms, at).items()}
+
+
+# %% ../nbs/07b_objective.ipynb #9988eae2
 class DistillLoss(nn.Module):
     "From a batch of `ListCollator` to the weighted terms of an objective, in anyone's SentenceTransformerTrainer."
 
@@ -509,19 +389,6 @@ class DistillLoss(nn.Module):
         at = pulled(self.objective, seen, query, passages)
         self.shares = self.shares if self.shares is None else told_shares(terms, at)
         return terms
-
-
-def look(query: Tensor, passages: Tensor, labels: Mapping[str, Tensor]) -> Seen:
-    "What embeddings show to losses."
-    every = nn.functional.normalize(query, dim=-1) @ nn.functional.normalize(passages, dim=-1).T
-    return Seen(labels, every.gather(1, labels["index"]), every, query, passages)
-
-
-def told_shares(terms: Mapping[str, Tensor], at: Sequence[Tensor]) -> dict[str, float]:
-    "Shares for the history; {} for a single term or without gradients."
-    if len(terms) < 2 or not all(each.requires_grad for each in at):
-        return {}
-    return {name: round(share, 4) for name, share in gradient_shares(terms, at).items()}
 
 
 # %% ../nbs/07b_objective.ipynb #8ddb0b87
