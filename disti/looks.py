@@ -272,7 +272,7 @@ def model_digests(recipe: Placed) -> dict[str, str]:  # where it is named → di
     return {where: model_digest(name) for where, name in folders.items()}
 
 
-# %% ../nbs/09d_looks.ipynb #26b6497a
+# %% ../nbs/09d_looks.ipynb #b51fdbad
 def student_record(recipe: Placed) -> ModelRecord:
     "The student as mining will write it down, without its digest."
     known = stage_params("mine")
@@ -282,25 +282,21 @@ def student_record(recipe: Placed) -> ModelRecord:
 
 def lengths(recipe: Placed) -> Iterator[Finding]:
     "How many tokens student and teacher will read, and what that cuts."
-    from disti.lengths import pair_length, student_length
+    from disti.lengths import pair_length, some, student_length
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
-    questions = [*collection.queries.values(), *pairs.queries.values()]
-    length, cut = student_length(
-        student_record(recipe), questions, [*collection.corpus.values(), *pairs.passages.values()]
-    )
+    questions = some([*collection.queries.values(), *pairs.queries.values()], 2000)
+    passages = some([*collection.corpus.values(), *pairs.passages.values()], 2000)
+    length, cut = student_length(student_record(recipe), questions, passages)
     yield Finding("max_length", "note", f"the student reads {length} tokens of a text", "max_length=N for another")
     yield from [cut] if cut else []
+    named = value(recipe, "teach", "model") if recipe["teacher"] == "train" else recipe["teacher"]
     if recipe["teacher"] == "train" or "teacher" in models_of(recipe):
-        reader = (value(recipe, "teach", "model") if recipe["teacher"] == "train" else recipe["teacher"]) or recipe.get(
-            "model"
-        )
         wanted = value(recipe, "teach", "pair_length") if "pair_length" in stage_params("teach") else 0
         both = [(pairs.queries[q], pairs.passages[d]) for q, docs in pairs.qrels.items() for d in docs]
-        length, cut = pair_length(reader or value(recipe, "mine", "model"), both, wanted=wanted)
-        yield Finding(
-            "pair_length", "note", f"the teacher reads {length} tokens of a pair", "pair_length=N for another"
-        )
+        length, cut = pair_length(named or value(recipe, "mine", "model"), some(both, 2000), wanted=wanted)
+        says = f"the teacher reads {length} tokens of a pair"
+        yield Finding("pair_length", "note", says, "pair_length=N for another")
         yield from [cut] if cut else []
 
 

@@ -133,7 +133,7 @@ def take_apart(source: str) -> Parts:
     return parts
 
 
-# %% ../nbs/09_reach.ipynb #11abb6cd
+# %% ../nbs/09_reach.ipynb #b148beca
 REGISTRIES = ("LOSSES", "EMBEDDING_LOSSES", "SCORERS", "MEASURES", "FILTERS", "SELECTIONS", "RULES", "NORMALISATIONS")
 
 
@@ -146,7 +146,9 @@ def entries_of(node: ast.stmt) -> tuple[ast.stmt, dict[str, ast.expr]]:  # the s
     if not isinstance(value, ast.Dict):
         return node, {}
     named = {
-        key.value: item for key, item in zip(value.keys, value.values, strict=True) if isinstance(key, ast.Constant)
+        str(key.value): item
+        for key, item in zip(value.keys, value.values, strict=True)
+        if isinstance(key, ast.Constant)
     }
     rest = [pair for pair in zip(value.keys, value.values, strict=True) if not isinstance(pair[0], ast.Constant)]
     bare = ast.parse(ast.unparse(node)).body[0]

@@ -111,12 +111,16 @@ class StageError(RuntimeError):
     "A stage failed; the message is one line: the error of its cell and where its notebook is."
 
 
-# %% ../nbs/09c_run.ipynb #933c554a
+# %% ../nbs/09c_run.ipynb #20e049a9
 def batch_notebook(path: Path) -> Any:  # an nbformat notebook
     "The notebook as batch runs it: above `## Run`, what is not exported is tagged to be skipped."
+    import warnings
+
     import nbformat
 
-    notebook = nbformat.read(path, as_version=4)
+    with warnings.catch_warnings():  # two cells with one id are mended by reading them
+        warnings.simplefilter("ignore", nbformat.validator.DuplicateCellId)
+        notebook = nbformat.read(path, as_version=4)
     runs = [below or re.match(r"#\|\s*export", source) for source, _, below in code_cells(path)]
     for cell, run in zip((cell for cell in notebook.cells if cell.cell_type == "code"), runs, strict=True):
         if not run:

@@ -111,6 +111,84 @@ def test_one_holder_of_a_run(smoke: Path) -> None:
     assert done.returncode == 1 and "run 'smoke' is in use by" in done.stdout
 
 
+# --- a run is its recipe -----------------------------------------------------------------------------------------
+
+
+def test_a_stage_by_hand_takes_its_runs_recipe(smoke: Path) -> None:
+    done = call(sys.executable, "-m", "disti", "run", "compare", "-p", "run=smoke", "-p", "n_cases=2")
+    assert done.returncode == 0, done.stdout
+    assert "values of artifacts/smoke/recipe.yaml, and by hand: n_cases 2" in done.stdout
+    params = json.loads((smoke / "results" / "report.html.meta.json").read_text(encoding="utf-8"))["params"]
+    assert params["n_cases"] == 2 and params["main"] == "distilled" and "lora" in params["models"]
+    told = call(sys.executable, "-m", "disti", "pipeline", "demo", "--dry-run", "--set", "scale=smoke").stdout
+    assert "would make again results/report.html: n_cases 2 there, 3 in the recipe" in told
+    done = call(sys.executable, "-m", "disti", "pipeline", "demo", "--set", "scale=smoke")
+    assert done.returncode == 0 and "made again: results/report.html" in done.stdout, done.stdout
+    assert "(job 1 of 1)" in done.stdout and "its numbers mean nothing" in done.stdout
+
+
+def test_a_folder_belongs_to_one_recipe(smoke: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    line = says(capsys, "pipeline", "demo", "--set", "run=smoke")
+    assert "artifacts/smoke belongs to scale 'smoke', and this is 'full'" in line and "--set run=NAME" in line
+    line = says(capsys, "run", "mine", "-p", "run=smoke", "-p", "collection=scifact")
+    assert "run 'smoke' belongs to recipe 'demo' on collection 'demo'" in line
+
+
+def test_deleted_results_are_made_again(smoke: Path) -> None:
+    page = smoke / "results" / "report.html"
+    kept = page.read_bytes()
+    page.unlink()
+    told = call(sys.executable, "-m", "disti", "pipeline", "demo", "--dry-run", "--set", "scale=smoke").stdout
+    page.write_bytes(kept)
+    assert "would make again results/report.html: it is gone" in told
+
+
+def test_what_was_found_is_kept(smoke: Path) -> None:
+    rows = [json.loads(line) for line in (smoke / "findings.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {"check", "11_mine"} <= {row["stage"] for row in rows} and all(row["remedy"] for row in rows)
+    log = (smoke / "pipeline.log").read_text(encoding="utf-8")
+    assert "11_mine | finding: warn | max_length" in log and re.search(r"\| done in \d+ s \(job \d+ of \d+\)", log)
+
+
+# --- Ctrl-C ------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_everything_in_seconds(tmp_path: Path) -> None:
+    "One Ctrl-C to each process of a pipeline at once, as a terminal sends it."
+    import signal
+    import time
+
+    import psutil
+
+    home = tmp_path / "stopped"
+    words = [
+        sys.executable,
+        "-m",
+        "disti",
+        "pipeline",
+        "demo",
+        "--set",
+        "scale=smoke",
+        "run=stopped",
+        f"artifacts={tmp_path}",
+    ]
+    heeds = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - a background job ignores it
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heeds)
+    began = time.time()
+    while not list((home / "notebooks").glob(".11_mine.ipynb.*.tmp.ipynb")):
+        assert process.poll() is None and time.time() - began < 300
+        time.sleep(0.2)
+    time.sleep(2)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        member.send_signal(signal.SIGINT)
+    began = time.time()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive and process.wait() == 130, [member.cmdline() for member in alive]
+    assert time.time() - began < 15
+
+
 # --- bad words ---------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +216,13 @@ def says(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("pipeline demo --set scale=tiny", "no scale 'tiny'; choose from full, smoke"),
         ("pipeline demo --set students=klm", "no student 'klm'; did you mean kl?"),
         ("pipeline demo --set collection=nowhere", "no collection in data/eval 'nowhere'"),
+        ("pipeline demo --set run=../../x", "'run' of the recipe should be a plain folder name"),
+        ("pipeline demo --set run={x}", "'run' of the recipe should be a plain folder name"),
+        ("pipeline demo --set seed=-1", "'seed' of the recipe should be greater than or equal to 0"),
+        ("pipeline demo --set kl.lr=nan", "'lr' of kl should be a finite number"),
+        ("pipeline demo --set steps=0", "nothing would be trained"),
+        ("pipeline demo --set model=nowhere/at/all run=x", "models: model: no model folder"),
+        ("run mine -p seed -1", "'seed' of 11_mine should be greater than or equal to 0"),
     ],
 )
 def test_bad_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, line: str) -> None:
