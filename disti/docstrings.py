@@ -20,6 +20,7 @@ __all__ = [
     "fair_query",
     "distinct",
     "docstring_rows",
+    "demo_rows",
     "demo_collection",
     "main",
 ]
@@ -39,7 +40,7 @@ from unicodedata import normalize
 from .data import seeded_order
 from .records import Row, at, file_hash, is_fresh, stamp, text_id, write_rows
 
-# %% ../nbs/01b_docstrings.ipynb #2d39072e
+# %% ../nbs/01b_docstrings.ipynb #38ff54ce
 PACKAGES = {
     "stdlib": "",
     "numpy": "numpy",
@@ -64,6 +65,7 @@ class Documented:
     docstring: str
 
 
+# %% ../nbs/01b_docstrings.ipynb #790c241f
 def documented(tree: ast.Module, module: str) -> Iterator[Documented]:
     "Public classes, functions and methods of a parsed file."
 
@@ -129,7 +131,7 @@ def plain(text: str) -> str:
     return text.strip()
 
 
-# %% ../nbs/01b_docstrings.ipynb #a628ffa7
+# %% ../nbs/01b_docstrings.ipynb #11699331
 def without_sections(lines: list[str]) -> str:
     "The lines of a docstring without its examples, references and See Also."
     kept, drop, skip = [], False, False
@@ -146,6 +148,7 @@ def without_sections(lines: list[str]) -> str:
     return "\n".join(kept)
 
 
+# %% ../nbs/01b_docstrings.ipynb #214f8aae
 def summary_and_body(docstring: str) -> tuple[str, str]:
     "The first sentence, and everything after it."
     lines = docstring.strip().split("\n")
@@ -158,7 +161,7 @@ def summary_and_body(docstring: str) -> tuple[str, str]:
     return summary, f"{paragraph[len(summary) :]} {plain(without_sections(lines[end:]))}".strip()
 
 
-# %% ../nbs/01b_docstrings.ipynb #d23b5fbd
+# %% ../nbs/01b_docstrings.ipynb #052db71f
 STOCK = re.compile(r"^(deprecated|see |alias|todo|args|parameters|returns the|note|construct a|internal|wrapper)", re.I)
 
 
@@ -167,6 +170,7 @@ def words_only(text: str) -> str:
     return " ".join(re.findall(r"\w+", normalize("NFKC", text).lower()))
 
 
+# %% ../nbs/01b_docstrings.ipynb #a160ebd4
 def fair_query(row: Row, counts: Counter) -> bool:
     "May this object's first sentence be asked?"
     words, last = words_only(row["summary"]).split(), row["name"].split(".")[-1]
@@ -180,6 +184,7 @@ def fair_query(row: Row, counts: Counter) -> bool:
     )
 
 
+# %% ../nbs/01b_docstrings.ipynb #c41361cd
 def distinct(
     passages: list[str],
     threshold: float = 0.9,  # TF-IDF cosine above which the later of two passages goes
@@ -225,7 +230,28 @@ def docstring_rows(
     return [row for row in rows if (row["module"], row["name"]) in kept]
 
 
-# %% ../nbs/01b_docstrings.ipynb #eb72f7ae
+# %% ../nbs/01b_docstrings.ipynb #18284115
+def demo_rows(rows: list[Row], test_share: float) -> list[list[Row]]:  # corpus, queries, relevance, finetune
+    "The rows of the demo's four files: a share of the modules is for the test, the others train."
+    ids = [text_id(f"{row['module']}.{row['name']}") for row in rows]
+    asked = [(doc_id, row) for doc_id, row in zip(ids, rows, strict=True) if row["query"]]
+    test = {doc_id for doc_id, row in asked if int(seeded_order(row["module"], 0)[:8], 16) < test_share * 16**8}
+    return [
+        [
+            {"_id": doc_id, "text": row["body"], "name": f"{row['module']}.{row['name']}"}
+            for doc_id, row in zip(ids, rows, strict=True)
+        ],
+        [{"_id": f"q{doc_id}", "text": row["summary"]} for doc_id, row in asked if doc_id in test],
+        [{"query-id": f"q{doc_id}", "corpus-id": doc_id, "score": 1} for doc_id, _ in asked if doc_id in test],
+        [
+            {"anchor": row["summary"], "positive": row["body"], "negatives": [], "group": row["module"]}
+            for doc_id, row in asked
+            if doc_id not in test
+        ],
+    ]
+
+
+# %% ../nbs/01b_docstrings.ipynb #1213b73a
 def demo_collection(
     data_dir: str | Path = "data",
     *,
@@ -237,40 +263,15 @@ def demo_collection(
     params = {"test_share": test_share, "packages": {p: version(d) for p, d in PACKAGES.items() if d}}
     files = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "relevance.jsonl", finetune]
     if not all(is_fresh(file, stage="01b_docstrings", params=params) for file in files):
-        rows = docstring_rows()
-        for row in rows:
-            row["_id"] = text_id(f"{row['module']}.{row['name']}")
-        asked = [row for row in rows if row["query"]]
-        test = {row["_id"] for row in asked if int(seeded_order(row["module"], 0)[:8], 16) < test_share * 16**8}
-        write_rows(
-            files[0],
-            [{"_id": row["_id"], "text": row["body"], "name": f"{row['module']}.{row['name']}"} for row in rows],
-            "corpus",
-        )
-        write_rows(
-            files[1],
-            [{"_id": f"q{row['_id']}", "text": row["summary"]} for row in asked if row["_id"] in test],
-            "queries",
-        )
-        write_rows(
-            files[2],
-            [{"query-id": f"q{i}", "corpus-id": i, "score": 1} for i in (r["_id"] for r in asked) if i in test],
-            "relevance",
-        )
-        write_rows(
-            finetune,
-            [
-                {"anchor": row["summary"], "positive": row["body"], "negatives": [], "group": row["module"]}
-                for row in asked
-                if row["_id"] not in test
-            ],
-            "finetune",
-        )
+        kinds = ("corpus", "queries", "relevance", "finetune")
+        for file, kind, rows in zip(files, kinds, demo_rows(docstring_rows(), test_share), strict=True):
+            write_rows(file, rows, kind)
         for file in files:
             stamp(file, stage="01b_docstrings", params=params)
     return {file.stem if file != finetune else "finetune": sum(1 for _ in open(file, "rb")) for file in files}
 
 
+# %% ../nbs/01b_docstrings.ipynb #ee014bd3
 def main(words: list[str] | None = None) -> None:
     "The command `disti demo-data`."
     parser = argparse.ArgumentParser(

@@ -173,8 +173,11 @@ def grade_fault(row: Row) -> str:
 def pair_fault(row: Row) -> str:
     "A training pair has a question and one answer, written out or named by id."
     given = [key for key in ("positive", "positive_id") if row.get(key) is not None]
-    if len(given) != 1:
-        return f"a pair has 'positive' (a text) or 'positive_id' (an id of the corpus), got {len(given)} of them"
+    if not given:
+        had = f"keys: {', '.join(row)}"
+        return f"key 'positive' is missing ({had}); give the text, or its id in the corpus as 'positive_id'"
+    if len(given) > 1:
+        return "a pair has 'positive' (a text) or 'positive_id' (an id of the corpus), not both"
     if blank := [key for key in ("anchor", *given) if not row[key].strip()]:
         return f"{blank[0]!r} is blank; write the text, or remove the row"
     for key in ("negatives", "negative_ids"):

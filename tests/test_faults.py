@@ -1,5 +1,6 @@
 "What goes wrong: kill -9, changed parameters, bad words and bad files, a package without its checkout."
 
+import gzip
 import json
 import os
 import re
@@ -262,6 +263,21 @@ def shop(folder: Path, **changed: bytes | None) -> Path:
         ({"eval__shop__corpus": b'{"_id": "d1", "text": "caf\xe9"}\n'}, ["corpus.jsonl, line 1", "not UTF-8", "iconv"]),
         ({"eval__shop__corpus": b'{"_id": "d1", "te'}, ["corpus.jsonl, line 1", "not JSON"]),
         ({"finetune__shop": b'{"anchor": "a"}\n'}, ["shop.jsonl, line 1", "'positive' is missing"]),
+        ({"finetune__shop": b'\n{"anchor": "a", "positive_id": "d9"}\n'}, ["shop.jsonl, line 2", "no passage 'd9'"]),
+        (
+            {"finetune__shop": b'{"anchor": "a", "positive": "b", "negative": ["c"]}\n'},
+            ["shop.jsonl, line 1", "'negative'; did you mean 'negatives'"],
+        ),
+        (
+            {"eval__shop__relevance": b'{"query-id": "q1", "corpus-id": "d1", "score": NaN}\n'},
+            ["relevance.jsonl, line 1", "'score' is nan"],
+        ),
+        ({"eval__shop__corpus": gzip.compress(b"{}")}, ["corpus.jsonl, line 1", "gzip", "gunzip -c"]),
+        ({"eval__shop__corpus": '{"_id": "d1"}'.encode("utf-16")}, ["corpus.jsonl, line 1", "iconv -f utf-16"]),
+        (
+            {"eval__shop__corpus": b'{"_id": "d1", "title": null, "text": "\\ud83d"}\n'},
+            ["corpus.jsonl, line 1", "half a character"],
+        ),
         ({"finetune__shop": b'{"anchor": "something to drink", "positive": "water"}\n'}, ["something to drink"]),
     ],
 )
