@@ -23,9 +23,9 @@ from disti.metrics import measure
 from disti.models import encode, load_student, save_student
 from disti.records import Row, file_hash, read_rows, text_id, write_rows, write_text
 from disti.retrieve import dense_run
-from disti.score import score_out_of_fold
 from disti.scorers import cross_encoder
 from disti.stats import paired_tests
+from disti.teacher import score_out_of_fold
 from disti.training import Fit, fit
 from disti.weights import model_record, run_model
 
@@ -115,8 +115,6 @@ class Demo:
         file = self.out / f"raw-{self.sizes['scores'][-12:]}-{len(self.scored)}.jsonl"
         if not file.exists():
             folders = sorted((self.home / "models").glob("teacher-[0-9]"))
-            if not folders:  # a toy run
-                return self.scored
             folds = [cross_encoder(folder, precision="bf16") for folder in folders]
             write_rows(file, score_out_of_fold(folds, self.scored, self.mined.queries, self.mined.corpus), "scored")
         return read_rows(file, "scored")

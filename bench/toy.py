@@ -1,9 +1,12 @@
 "A collection and a finished run of toy size, so that every study beside this file can be tried in seconds: `--tiny`."
 
+import json
 from pathlib import Path
 
+from disti.crossencoders import new_cross_encoder
 from disti.data import write_collection
-from disti.records import write_rows
+from disti.models import save_student
+from disti.records import write_rows, write_text
 from disti.tiny import tiny_encoder
 from disti.weights import model_record, write_model
 
@@ -53,8 +56,19 @@ def toy_run(folder: Path) -> Path:  # holds model, collection, finetune.jsonl an
             split=split,
         )
     write_rows(run / "teacher-score" / "train.jsonl", groups, "scored")
+    ledger = [
+        {"query_id": row["query_id"], "doc_id": doc, "rank": place, "score": 9.0 - place, "miner": "bm25"}
+        | {"kept": place > 1, "rule": "positive" if place == 1 else "kept"}
+        for row in groups
+        for place, doc in enumerate(row["doc_ids"], 1)
+    ]
+    write_rows(run / "hard-negative" / "ledger.jsonl", ledger, "ledger")
     model = tiny_encoder(folder / "model", [*corpus.values(), *queries.values()])
     write_model(run / "hard-negative" / "model.json", model_record(model, max_length=32))
+    for fold in range(2):
+        save_student(new_cross_encoder(model, max_length=64, seed=fold), run / "models" / f"teacher-{fold}")
+    members = [{"name": "reranker", "weight": 1.0, "mean": 0.0, "std": 1.0}]
+    write_text(run / "teacher-score" / "teacher.json", json.dumps({"members": members}))
     return folder
 
 
