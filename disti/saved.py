@@ -6,7 +6,8 @@
 __all__ = [
     "POOLINGS",
     "OLD_MODULES",
-    "NEW_KEYS",
+    "DENSE",
+    "NEW_DENSE",
     "old_pooling",
     "write_json",
     "old_transformer",
@@ -58,14 +59,15 @@ def old_transformer(folder: Path, max_length: int | None) -> None:
         write_json(folder / "config.json", config | {"rope_theta": theta})
 
 
-# %% ../nbs/00d_saved.ipynb #765edd15
+# %% ../nbs/00d_saved.ipynb #397f3f44
 OLD_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "StaticEmbedding", "CNN", "LSTM",
                "BoW", "WordEmbeddings", "WordWeights", "WeightedLayerPooling"}  # fmt: skip  # of version 3.4
-NEW_KEYS = {
-    "use_residual",
-    "module_input_name",
-    "module_output_name",
-}  # of a Dense, written where not at their defaults
+DENSE = ("in_features", "out_features", "bias", "activation_function")  # what a Dense had before version 6
+NEW_DENSE = {
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+    "use_residual": False,
+}
 
 
 def without_old_form(folder: Path) -> list[str]:
@@ -74,7 +76,7 @@ def without_old_form(folder: Path) -> list[str]:
     for each in read_modules(folder):
         name, config = each["type"].rpartition(".")[2], read_settings(folder / each["path"], "config.json")
         strange += [name] if name not in OLD_MODULES else []
-        strange += [f"{name}.{key}" for key in sorted(NEW_KEYS & config.keys())] if name == "Dense" else []
+        strange += [f"Dense.{key}" for key, plain in NEW_DENSE.items() if config.get(key, plain) != plain]
         if name == "Transformer":
             modality = read_settings(folder / each["path"], "sentence_bert_config.json").get(
                 "modality_config", {"text": 0}
@@ -97,6 +99,10 @@ def old_form(
         each["type"] = f"sentence_transformers.models.{name}"
         if name == "Pooling":
             write_json(inside / "config.json", old_pooling(read_settings(inside, "config.json")))
+        elif name == "Dense":
+            write_json(
+                inside / "config.json", {k: v for k, v in read_settings(inside, "config.json").items() if k in DENSE}
+            )
         elif name == "Transformer":
             old_transformer(inside, max_length)
     write_json(folder / "modules.json", modules)
