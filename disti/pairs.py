@@ -10,6 +10,7 @@ __all__ = [
     "CLOSING",
     "LETTERS",
     "MARKS",
+    "folded",
     "identity",
     "likeness",
     "untitled",
@@ -44,19 +45,30 @@ from .findings import Finding
 from .kinds import contract
 from .records import Row, RowError, numbered_rows, text_id
 
-# %% ../nbs/04b_pairs.ipynb #d37ed2ce
+# %% ../nbs/04b_pairs.ipynb #b00f3e01
 UNSEEN = regex.compile(r"[\u00ad\u200b\u200e\u200f\u2060\ufeff]")  # soft hyphen, zero width, direction marks
 WIDTHS = regex.compile(r"[\u2011\u3000\ufb00-\ufdff\ufe70-\ufefc\uff01-\uffee]+")  # widths and ligatures
 QUOTES = str.maketrans("‘’ʼ“”", "'''\"\"")
-CLOSING = regex.compile(r"(?<=\S)\s*(?:[.?。؟।…]|(?<!\d)!)+\s*$")
+CLOSING = " .?!。؟।…"
 
 
-# %% ../nbs/04b_pairs.ipynb #9db5b4ad
-def identity(text: str) -> str:  # equal for texts that are the same; a text without signs is its own, in lower case
+# %% ../nbs/04b_pairs.ipynb #236a71bb
+def folded(text: str) -> str:
+    "A text in one Unicode form, width, case and spacing."
+    if not text.isascii():
+        text = WIDTHS.sub(lambda found: normalize("NFKC", found[0]), UNSEEN.sub("", text))
+        text = normalize("NFC", text).translate(QUOTES)
+    return normalize("NFC", " ".join(text.lower().split()))
+
+
+# %% ../nbs/04b_pairs.ipynb #4e1b68c3
+def identity(text: str) -> str:  # equal for texts that are the same
     "What stays the same however a text is typed."
-    text = WIDTHS.sub(lambda found: normalize("NFKC", found[0]), UNSEEN.sub("", text))
-    text = normalize("NFC", normalize("NFC", text).translate(QUOTES).lower())
-    return CLOSING.sub("", " ".join(text.split()))
+    text = folded(text)
+    bare = text.rstrip(CLOSING)
+    if not bare:  # nothing but marks: the first says which
+        return text[:1]
+    return bare + ("!" if bare[-1].isdigit() and text[len(bare) :].startswith("!") else "")
 
 
 # %% ../nbs/04b_pairs.ipynb #10d0693b
@@ -68,7 +80,7 @@ def likeness(text: str) -> str:  # equal for texts of which none may be a negati
     return "".join(LETTERS.findall(normalize("NFKC", text).casefold())) or identity(text)
 
 
-# %% ../nbs/04b_pairs.ipynb #f43e06e5
+# %% ../nbs/04b_pairs.ipynb #41670791
 MARKS = (": ", ". ", " - ", " – ", " — ", " | ", " : ", ":")
 
 
@@ -85,8 +97,12 @@ def spellings(whole: str, title: str = "") -> list[tuple[str, str]]:  # (how it 
     text = untitled(whole, title)
     if text in (whole, ""):
         return [("text", identity(whole))]
-    marked = [("title: text", identity(f"{title}{mark}{text}")) for mark in MARKS]
-    return [("title+text", identity(whole)), *marked, ("text", identity(text))]
+    head, tail = folded(title), identity(text)
+    return [
+        ("title+text", f"{head} {tail}"),
+        *(("title: text", f"{head}{mark}{tail}") for mark in MARKS),
+        ("text", tail),
+    ]
 
 
 # %% ../nbs/04b_pairs.ipynb #911f3153
