@@ -180,7 +180,8 @@ def truncation(plan: Plan) -> Iterator[Finding]:
     share, p95 = float((lengths > limit).mean()), float(np.quantile(lengths, 0.95))
     if share > 0.1:
         says = f"{share:.0%} of {len(read)} texts are longer than the {limit} tokens that are read"
-        remedy = f"raise max_length to {p95:.0f} (95 % fit), or cut passages into chunks"
+        knob = "pair_length" if isinstance(plan.model, CrossEncoder) else "max_length"
+        remedy = f"raise {knob} to {p95:.0f} (95 % fit), or cut passages into chunks"
         yield Finding("truncation", "warn", says, remedy, {"share": share, "limit": limit, "p95": p95})
 
 

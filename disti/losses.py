@@ -381,6 +381,13 @@ def choose_temperature(
     if label_scale:
         return None
     t, real = real_scores(teacher, mask)
+    spread = t.masked_fill(~real, -math.inf).amax(1) - t.masked_fill(~real, math.inf).amin(1)
+    flat = int((spread[real.sum(1) > 1] < 1e-6).sum())
+    if flat > len(t) / 2:
+        raise ValueError(
+            f"in {flat} of {len(t)} lists all teacher scores are the same; check the teacher: is its head trained, are "
+            "its texts empty or cut off?"
+        )
     return auto_temperature(t.sigmoid() if probability else t, mask=real)
 
 
