@@ -31,7 +31,7 @@ from .places import Placed
 from .recipe import data_files, read_recipe, resolve_recipe
 from .records import at
 
-# %% ../nbs/09e_check.ipynb #7dc14159
+# %% ../nbs/09e_check.ipynb #259a4f2d
 FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models)
 TEXTS: Sequence[Look] = (shared_texts, sizes, lengths, models_at_work)  # of data that is there
 THEN: Sequence[Look] = (objectives, full_disk)
@@ -46,6 +46,7 @@ def looked(look: Look, recipe: Placed) -> list[Finding]:
         return [Finding(name, "stop", plain(str(error)) or type(error).__name__, "see the message")]
 
 
+# %% ../nbs/09e_check.ipynb #2790bc35
 def check_recipe(
     recipe: Placed,  # resolved
     *,
@@ -59,7 +60,7 @@ def check_recipe(
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-# %% ../nbs/09e_check.ipynb #d793fc96
+# %% ../nbs/09e_check.ipynb #4e520b70
 def show_findings(findings: Sequence[Finding], out: Any = None) -> None:
     "Findings for a reader: a table on a terminal, lines elsewhere. What data brings is text, never markup."
     out = out or sys.stdout
@@ -79,12 +80,14 @@ def show_findings(findings: Sequence[Finding], out: Any = None) -> None:
     Console(file=out).print(table)
 
 
+# %% ../nbs/09e_check.ipynb #64056509
 def exit_code(findings: Sequence[Finding]) -> int:
     "0: nothing wrong, 1: warnings, 2: it cannot go well."
     severities = {finding.severity for finding in findings}
     return 2 if "stop" in severities else 1 if "warn" in severities else 0
 
 
+# %% ../nbs/09e_check.ipynb #f8c342ec
 def main(words: list[str] | None = None) -> int:
     "The command `disti check`."
     parser = argparse.ArgumentParser(

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from disti.data import Collection
     from disti.pairs import TrainingPairs
 
-# %% ../nbs/09d_looks.ipynb #6d236e06
+# %% ../nbs/09d_looks.ipynb #ef5baf37
 Look = Callable[[Placed], Iterator[Finding]]
 KINDS = ("corpus", "queries", "relevance", "finetune")
 
@@ -77,6 +77,7 @@ def missing_data(recipe: Placed) -> Iterator[Finding]:
         yield Finding("data", "stop", says, "`disti demo-data` makes an example of each file")
 
 
+# %% ../nbs/09d_looks.ipynb #1ab6dea3
 def future_files(recipe: Placed) -> Iterator[Finding]:
     "Files dated in the future: everything made from them would be older than they are, and be made again for ever."
     general = [file for name in recipe["students"] for file in general_files(recipe, name)]
@@ -89,7 +90,7 @@ def future_files(recipe: Placed) -> Iterator[Finding]:
             )
 
 
-# %% ../nbs/09d_looks.ipynb #bef5b330
+# %% ../nbs/09d_looks.ipynb #04523091
 @lru_cache(maxsize=2)
 def texts_of(*files: Path) -> "tuple[Collection, TrainingPairs]":
     "A collection and the training pairs, joined; read once for all looks."
@@ -100,6 +101,7 @@ def texts_of(*files: Path) -> "tuple[Collection, TrainingPairs]":
     return collection, load_finetune(files[3], collection)
 
 
+# %% ../nbs/09d_looks.ipynb #97b725d0
 def wrong_rows(recipe: Placed) -> Iterator[Finding]:
     "Rows that break their contract, the first of each file, and ids that point nowhere."
     files = [at(file) for file in data_files(recipe)]
@@ -136,7 +138,7 @@ def shared_texts(recipe: Placed) -> Iterator[Finding]:
         yield Finding("queries", "note", says, "nothing to do", {"queries": len(itself)})
 
 
-# %% ../nbs/09d_looks.ipynb #117de187
+# %% ../nbs/09d_looks.ipynb #0287477a
 SPREAD = 0.35  # of the difference of two models' nDCG@10 by query: seen .25 to .4 on the collections tried
 
 
@@ -153,6 +155,7 @@ def known_spread(recipe: Placed) -> float:  # SPREAD where nothing is known
     return float(diff.std(ddof=1)) if len(both) > 20 and diff.any() else SPREAD
 
 
+# %% ../nbs/09d_looks.ipynb #1e440881
 def provable(n: int, spread: float) -> float:
     "The smallest true difference that so many queries show in four of five tries."
     from disti.stats import minimum_effect
@@ -160,6 +163,7 @@ def provable(n: int, spread: float) -> float:
     return minimum_effect(np.resize([spread, -spread], n)) or 1.0 if n > 1 else 1.0
 
 
+# %% ../nbs/09d_looks.ipynb #463e2406
 def sizes(recipe: Placed) -> Iterator[Finding]:
     "How many queries there are to choose by (dev) and to judge by (test), and what that can show."
     from disti.split import split_queries
@@ -272,7 +276,7 @@ def model_digests(recipe: Placed) -> dict[str, str]:  # where it is named → di
     return {where: model_digest(name) for where, name in folders.items()}
 
 
-# %% ../nbs/09d_looks.ipynb #b51fdbad
+# %% ../nbs/09d_looks.ipynb #a64bbdb6
 def student_record(recipe: Placed) -> ModelRecord:
     "The student as mining will write it down, without its digest."
     known = stage_params("mine")
@@ -280,6 +284,7 @@ def student_record(recipe: Placed) -> ModelRecord:
     return described(value(recipe, "mine", "model"), **{key: value(recipe, "mine", key) for key in keys})
 
 
+# %% ../nbs/09d_looks.ipynb #fa843a59
 def lengths(recipe: Placed) -> Iterator[Finding]:
     "How many tokens student and teacher will read, and what that cuts."
     from disti.lengths import pair_length, some, student_length
@@ -300,7 +305,7 @@ def lengths(recipe: Placed) -> Iterator[Finding]:
         yield from [cut] if cut else []
 
 
-# %% ../nbs/09d_looks.ipynb #e2dc3c5d
+# %% ../nbs/09d_looks.ipynb #0a3094ef
 def ten_pairs(recipe: Placed) -> list[tuple[str, str]]:
     "Five training queries, each with its passage and with the next query's."
     _, pairs = texts_of(*map(at, data_files(recipe)))
@@ -308,6 +313,7 @@ def ten_pairs(recipe: Placed) -> list[tuple[str, str]]:
     return firsts[:5] + [(query, passage) for (query, _), (_, passage) in zip(firsts, firsts[1:], strict=False)][:5]
 
 
+# %% ../nbs/09d_looks.ipynb #60180f43
 def spread_of(name: str, scores: Any) -> Finding:
     "What ten scores say of a model."
     low, high, spread = float(np.min(scores)), float(np.max(scores)), float(np.std(scores))
@@ -318,6 +324,7 @@ def spread_of(name: str, scores: Any) -> Finding:
     )
 
 
+# %% ../nbs/09d_looks.ipynb #b1246c10
 def models_at_work(recipe: Placed) -> Iterator[Finding]:
     "Load the student, and a teacher that is named, and let them score ten pairs."
     from transformers.utils import logging
@@ -369,12 +376,13 @@ def objectives(recipe: Placed) -> Iterator[Finding]:
             yield Finding("objective", "stop", f"student {name}: its loss needs negatives", f"{name}.n_negatives=3")
 
 
-# %% ../nbs/09d_looks.ipynb #cce3e1f3
+# %% ../nbs/09d_looks.ipynb #7f92305d
 def bytes_of(path: Path) -> int:
     "The size of a folder."
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+# %% ../nbs/09d_looks.ipynb #610222a4
 def full_disk(recipe: Placed) -> Iterator[Finding]:
     "Too little space for models and checkpoints."
     places = [Path(resolve_model(name)) for name in models_of(recipe).values()]

@@ -120,7 +120,7 @@ def jobs_planned(log: str) -> int:  # 0: not known yet
     return sum(int(count) for name, count in rows if name not in ("all", "demo_data"))
 
 
-# %% ../nbs/09f_pipeline.ipynb #9335176a
+# %% ../nbs/09f_pipeline.ipynb #e071a300
 PLACES = ("run", "artifacts", "data_dir")  # where things lie is no part of what they are
 
 
@@ -145,6 +145,7 @@ def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
     yield "results/report.html", "compare", job_values(recipe, "compare")
 
 
+# %% ../nbs/09f_pipeline.ipynb #e97dfebe
 def strayed(recipe: Placed, home: Path) -> dict[str, str]:  # result → what is otherwise
     "Results that are gone, or were made with other values than the recipe's."
     found = {}
@@ -202,7 +203,7 @@ def snakemake_words(
     ]
 
 
-# %% ../nbs/09f_pipeline.ipynb #685afda2
+# %% ../nbs/09f_pipeline.ipynb #489869da
 def end_family(process: subprocess.Popen, patience: float = 5.0) -> None:
     "Wait for a process and all below it to end, and then make them."
     import psutil
@@ -220,6 +221,7 @@ def end_family(process: subprocess.Popen, patience: float = 5.0) -> None:
     process.wait()
 
 
+# %% ../nbs/09f_pipeline.ipynb #b347ee1e
 def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  # exit code, Snakemake's log
     "Run Snakemake with its log in a file and the run's lock in hand; what stages print goes to the terminal."
     with open(log, "w", encoding="utf-8") as file:
@@ -239,7 +241,7 @@ def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  #
     return code, log.read_text(encoding="utf-8", errors="replace")
 
 
-# %% ../nbs/09f_pipeline.ipynb #bc20fc50
+# %% ../nbs/09f_pipeline.ipynb #8adc1746
 def show_plan(words: list[str], again: Mapping[str, str]) -> None:
     "Print the jobs of a dry run with their reasons."
     done = subprocess.run(words, capture_output=True, text=True)
@@ -253,6 +255,7 @@ def show_plan(words: list[str], again: Mapping[str, str]) -> None:
     print(f"{len(jobs)} jobs" if jobs else "nothing to do" if not again else "and what depends on it")
 
 
+# %% ../nbs/09f_pipeline.ipynb #6dd53588
 NOTHING = "scale {scale}: a trial of the path; its numbers mean nothing"
 
 
@@ -329,7 +332,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-# %% ../nbs/09f_pipeline.ipynb #1418455b
+# %% ../nbs/09f_pipeline.ipynb #d02f7653
 def plan_pipeline(recipe: Placed, home: Path, **asked: Any) -> None:
     "Print what a run would do; nothing is written."
     stop_on(check_recipe(recipe, quick=True))
@@ -339,6 +342,7 @@ def plan_pipeline(recipe: Placed, home: Path, **asked: Any) -> None:
         show_plan(words, strayed(recipe, home))
 
 
+# %% ../nbs/09f_pipeline.ipynb #3243780a
 def main(words: list[str] | None = None) -> None:
     "The command `disti pipeline`."
     asked = parser().parse_args(words)

@@ -69,7 +69,7 @@ def plain_code(source: str) -> str:
         return source
 
 
-# %% ../nbs/09_reach.ipynb #bc60118a
+# %% ../nbs/09_reach.ipynb #0bb42250
 class Parts(NamedTuple):
     "What stands at the top of a module."
 
@@ -79,6 +79,7 @@ class Parts(NamedTuple):
     below: set[str]  # modules of disti that importing this one imports
 
 
+# %% ../nbs/09_reach.ipynb #c35ad0d2
 def imported(node: ast.stmt) -> Iterator[tuple[str, str, str]]:  # name here, module of disti or "", name there
     "What an import statement brings in."
     for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
@@ -92,6 +93,7 @@ def imported(node: ast.stmt) -> Iterator[tuple[str, str, str]]:  # name here, mo
             yield here.split(".")[0], "", f"{getattr(node, 'module', '') or ''}:{alias.name}"
 
 
+# %% ../nbs/09_reach.ipynb #a3ddbfce
 def bound(node: ast.AST) -> Iterator[str]:
     "The names that a statement sets or changes."
     for part in ast.walk(node):
@@ -133,7 +135,7 @@ def take_apart(source: str) -> Parts:
     return parts
 
 
-# %% ../nbs/09_reach.ipynb #b148beca
+# %% ../nbs/09_reach.ipynb #b961dccb
 REGISTRIES = ("LOSSES", "EMBEDDING_LOSSES", "SCORERS", "MEASURES", "FILTERS", "SELECTIONS", "RULES", "NORMALISATIONS")
 
 
@@ -156,6 +158,7 @@ def entries_of(node: ast.stmt) -> tuple[ast.stmt, dict[str, ast.expr]]:  # the s
     return bare, named
 
 
+# %% ../nbs/09_reach.ipynb #ca06235a
 def walked(node: ast.AST) -> set[str]:
     "Registries that some code walks over, so that all their entries count."
     found: set[str] = set()
@@ -168,7 +171,7 @@ def walked(node: ast.AST) -> set[str]:
     return found
 
 
-# %% ../nbs/09_reach.ipynb #00203011
+# %% ../nbs/09_reach.ipynb #3a396a8b
 PACKAGE = Path(disti.__file__).parent
 APART = (
     "reach",
@@ -196,11 +199,13 @@ def parts_of(module: str, package: Path) -> Parts:
     return take_apart(path.read_text(encoding="utf-8") if path.exists() else "")
 
 
+# %% ../nbs/09_reach.ipynb #7c6708c3
 def texts(node: ast.AST) -> Iterator[str]:
     "The texts that stand in some code."
     return (part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
 
 
+# %% ../nbs/09_reach.ipynb #7d01be5e
 def resolve(name: str, module: str, package: Path) -> list[Key]:
     'Where a name that a module uses is made; a name from outside the package gives its import as ("", text).'
     parts = parts_of(module, package)
@@ -208,6 +213,7 @@ def resolve(name: str, module: str, package: Path) -> list[Key]:
     return found + ([parts.imports[name]] if name in parts.imports else [])
 
 
+# %% ../nbs/09_reach.ipynb #eb4496b7
 def used(node: ast.AST, module: str, package: Path) -> set[Key]:
     "What some code of a module refers to."
     found: set[Key] = set()
@@ -223,7 +229,7 @@ def used(node: ast.AST, module: str, package: Path) -> set[Key]:
     return found
 
 
-# %% ../nbs/09_reach.ipynb #e26016ea
+# %% ../nbs/09_reach.ipynb #72a16629
 @cache
 def registered(package: Path) -> dict[str, dict[str, Key]]:  # registry → key → the function
     "Functions that stand below a decorator which writes into a registry."
@@ -242,6 +248,7 @@ def registered(package: Path) -> dict[str, dict[str, Key]]:  # registry → key 
     return found
 
 
+# %% ../nbs/09_reach.ipynb #5cd62507
 class Reached:
     "The definitions that some code reaches."
 
@@ -304,7 +311,7 @@ class Reached:
                 todo = self.named()
 
 
-# %% ../nbs/09_reach.ipynb #e7c3f103
+# %% ../nbs/09_reach.ipynb #10a8bbb6
 def reach(
     source: str,  # code: the run half of a stage
     words: str = "",  # texts that name entries of registries: the values of its parameters
@@ -331,6 +338,7 @@ def reach(
     return found.code
 
 
+# %% ../nbs/09_reach.ipynb #49a73e1c
 def code_hash(code: Mapping[Any, str]) -> str:  # 16 hex digits
     "One hash of all code that is reached."
     lines = sorted(f"{key}\0{text}" for key, text in code.items())

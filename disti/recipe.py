@@ -40,7 +40,7 @@ __all__ = [
     "general_files",
 ]
 
-# %% ../nbs/09b_recipe.ipynb #2e327378
+# %% ../nbs/09b_recipe.ipynb #68ab4ab6
 import json
 import os
 import re
@@ -92,7 +92,7 @@ def read_recipe(
     return recipe
 
 
-# %% ../nbs/09b_recipe.ipynb #e814cd6f
+# %% ../nbs/09b_recipe.ipynb #8a51e773
 class Shape(BaseModel):
     "The parts of a recipe; everything else is a parameter of some stage."
 
@@ -106,6 +106,7 @@ class Shape(BaseModel):
     scales: dict[str, dict[str, Any]] = {}
 
 
+# %% ../nbs/09b_recipe.ipynb #1bda1582
 def check_shape(recipe: Placed) -> None:
     "Fail with one line and the place where a recipe has not the shape of one."
     try:
@@ -147,7 +148,7 @@ def goes_to(key: str, stage: str) -> bool:
     return True
 
 
-# %% ../nbs/09b_recipe.ipynb #f9244131
+# %% ../nbs/09b_recipe.ipynb #afa7a695
 @cache
 def shared_params() -> dict[str, Parameter]:  # name → the parameter in the first stage that it goes to
     "Every key that may stand at the top of a recipe."
@@ -159,6 +160,7 @@ def shared_params() -> dict[str, Parameter]:  # name → the parameter in the fi
     return found
 
 
+# %% ../nbs/09b_recipe.ipynb #883e67ba
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:  # a new mapping
     "Lay one recipe over another, mapping by mapping."
     made = dict(base)
@@ -168,7 +170,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:  
     return made
 
 
-# %% ../nbs/09b_recipe.ipynb #96011333
+# %% ../nbs/09b_recipe.ipynb #bdac2d25
 def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("students", "kl") or ("stages", "teach")
     "Whose parameters the part before a dot means: a student's or a stage's."
     students = recipe.get("students", {})
@@ -178,11 +180,13 @@ def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("stude
     return "stages", short(find_stage(choose(word, names, "student or stage")).stem)
 
 
+# %% ../nbs/09b_recipe.ipynb #a85f242b
 def stage_of(part: str, name: str, values: Mapping[str, Any]) -> str:
     "The stage that an entry of `students` or `stages` speaks of."
     return str(values.get("stage", "distill")) if part == "students" else name
 
 
+# %% ../nbs/09b_recipe.ipynb #03dbcc7a
 def apply_set(recipe: Placed, key: str, value: Any) -> None:
     "Put one value set by hand into a recipe."
     word, _, name = key.rpartition(".")
@@ -194,9 +198,7 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
         names = re.split(r"[,\s]+", str(value).strip())
         recipe["students"] = {name: students[choose(name, list(students), "student")] for name in names}
     elif key in STRUCTURE:
-        raise ValueError(
-            f"{key!r} is given to each job by the pipeline; set it for one student or stage: NAME.{key}=..."
-        )
+        raise ValueError(f"{key!r} is given to each job by the pipeline; set it for one of them: NAME.{key}=...")
     else:
         known = shared_params()
         recipe[key] = cast(key, value, known[choose(key, [*known, *PARTS], "parameter or recipe key")], "the recipe")
@@ -209,7 +211,7 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
             recipe.pop("epochs", None)
 
 
-# %% ../nbs/09b_recipe.ipynb #34e57b24
+# %% ../nbs/09b_recipe.ipynb #9db96b9d
 def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check what a recipe says of one stage or student; an error has its place."
     made, known = {}, known_params(stage)
@@ -226,6 +228,7 @@ def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mappin
     return made
 
 
+# %% ../nbs/09b_recipe.ipynb #98627353
 def check_student(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check a student's entry: its name, the stage that trains it and parameters of that stage."
     if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name in ("bm25", "untrained", "teacher"):
@@ -238,7 +241,7 @@ def check_student(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[
     return {"stage": stage} | check_entry(recipe, "students", name, stage, rest)
 
 
-# %% ../nbs/09b_recipe.ipynb #6f322562
+# %% ../nbs/09b_recipe.ipynb #38337d44
 def scaled(recipe: Placed, scale: str) -> Placed:
     "A recipe with one of its scales laid over it; which one stays in it as a fact."
     scales = recipe.pop("scales", {})
@@ -250,6 +253,7 @@ def scaled(recipe: Placed, scale: str) -> Placed:
     return made
 
 
+# %% ../nbs/09b_recipe.ipynb #04f4127b
 def resolve_recipe(
     config: Mapping[str, Any],  # a recipe as read from its file
     scale: str = "",  # one of its scales; "" takes its own key `scale`
@@ -276,11 +280,11 @@ def resolve_recipe(
         short(find_stage(name).stem): check_entry(recipe, "stages", name, name, values)
         for name, values in recipe.get("stages", {}).items()
     }
-    students = recipe.get("students", {}).items()
-    recipe["students"] = {name: check_student(recipe, name, values) for name, values in students}
+    recipe["students"] = {name: check_student(recipe, name, v) for name, v in recipe.get("students", {}).items()}
     return recipe
 
 
+# %% ../nbs/09b_recipe.ipynb #c68e0583
 def main_student(recipe: Mapping[str, Any]) -> str:
     "The student that cases, gap and report look at: the recipe's `main`, else its first."
     students = list(recipe["students"])
@@ -289,7 +293,7 @@ def main_student(recipe: Mapping[str, Any]) -> str:
     return choose(recipe.get("main") or students[0], students, "student")
 
 
-# %% ../nbs/09b_recipe.ipynb #3f6b9ce7
+# %% ../nbs/09b_recipe.ipynb #8e2ea004
 def decided(recipe: Mapping[str, Any], stage: str) -> dict[str, Any]:
     "What the path itself decides for a stage: whose scores, which student."
     main, word = main_student(recipe), short(find_stage(stage).stem)
@@ -301,6 +305,7 @@ def decided(recipe: Mapping[str, Any], stage: str) -> dict[str, Any]:
     }.get(word, {})
 
 
+# %% ../nbs/09b_recipe.ipynb #fd34c6f9
 def job_values(
     recipe: Mapping[str, Any],  # resolved
     stage: str,
@@ -317,12 +322,14 @@ def job_values(
     return fold_fit(values | decided(recipe, stage) | named | fixed, stage_params(stage))
 
 
+# %% ../nbs/09b_recipe.ipynb #faa6ad5f
 def job(recipe: Mapping[str, Any], stage: str, student: str = "", /, **fixed: Any) -> str:
     "The parameters of one job as one text for Snakemake to compare."
     text = json.dumps(job_values(recipe, stage, student, **fixed), sort_keys=True, ensure_ascii=False)
     return "{" + text[1:-1].replace("{", r"\u007b").replace("}", r"\u007d") + "}"
 
 
+# %% ../nbs/09b_recipe.ipynb #386e336f
 def value(recipe: Mapping[str, Any], stage: str, name: str, student: str = "") -> Any:
     "A parameter as a stage will see it: from the recipe, else the stage's default."
     return job_values(recipe, stage, student).get(name, stage_params(stage)[name].default)
@@ -339,7 +346,7 @@ def made_from(recipe: Mapping[str, Any], student: str) -> str:  # "" for a stude
     return ""
 
 
-# %% ../nbs/09b_recipe.ipynb #0d202fdf
+# %% ../nbs/09b_recipe.ipynb #061124f1
 ELSEWHERE = ("evaluate", "cases", "compare")  # stages that may look at other collections than the run's
 
 
@@ -349,6 +356,7 @@ def run_recipe(home: Path) -> Placed | None:  # home: artifacts/RUN
     return resolve_recipe(read_recipe(path)) if path.is_file() else None
 
 
+# %% ../nbs/09b_recipe.ipynb #890b039b
 def variant_of(stage: str, values: Mapping[str, Any]) -> str:
     "What tells the executed notebooks of one stage apart, as the Snakefile names them."
     key = {"teach": "fold", "score": "scorer", "evaluate": "model_name"}.get(short(stage))
@@ -356,6 +364,7 @@ def variant_of(stage: str, values: Mapping[str, Any]) -> str:
     return str(values.get(key, stage_params(stage)[key].default)) if key else ""
 
 
+# %% ../nbs/09b_recipe.ipynb #5016098b
 def run_values(
     stage: str,
     given: Mapping[str, Any],  # typed by hand
@@ -399,13 +408,14 @@ def check_owner(home: Path, recipe: Mapping[str, Any]) -> None:
             )
 
 
-# %% ../nbs/09b_recipe.ipynb #7a435b19
+# %% ../nbs/09b_recipe.ipynb #9bb40092
 def evaluation_files(recipe: Mapping[str, Any], collection: str) -> list[Path]:
     "Corpus, queries and judgements of a collection, from the project's root."
     folder = Path(recipe["data_dir"]).expanduser() / "eval" / collection
     return [folder / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")]
 
 
+# %% ../nbs/09b_recipe.ipynb #a07cbf3d
 def data_files(recipe: Mapping[str, Any]) -> list[Path]:
     "The four files of a collection, from the project's root."
     data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
@@ -413,6 +423,7 @@ def data_files(recipe: Mapping[str, Any]) -> list[Path]:
     return [*evaluation_files(recipe, name), data / "finetune" / f"{finetune}.jsonl"]
 
 
+# %% ../nbs/09b_recipe.ipynb #1bb75359
 def general_files(recipe: Mapping[str, Any], student: str) -> list[Path]:
     "The general collection that a student which must not forget is evaluated on; [] for the others."
     if recipe["students"][student]["stage"] != "forget":

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "PAPERMILL",
     "COMMANDS",
     "environment",
     "locked",
@@ -128,7 +129,16 @@ def batch_notebook(path: Path) -> Any:  # an nbformat notebook
     return notebook
 
 
-# %% ../nbs/09c_run.ipynb #062ae89b
+# %% ../nbs/09c_run.ipynb #b6bd5b4d
+PAPERMILL: dict[str, Any] = {
+    "kernel_name": "python3",
+    "language": "python",
+    "progress_bar": False,
+    "start_timeout": 300,  # seconds; a busy machine takes its time to start a kernel
+    "extra_arguments": ["--log-level=CRITICAL"],
+}
+
+
 def execute(
     path: Path, output: Path, params: Mapping[str, Any], *, env: dict[str, str], lines: Lines, errors: Lines
 ) -> str:
@@ -144,14 +154,10 @@ def execute(
                 batch_notebook(path),
                 str(temporary).replace("{", "{{").replace("}", "}}"),  # papermill fills in {placeholders}
                 params,
-                kernel_name="python3",
-                language="python",
-                cwd=project_root(),
                 stdout_file=lines,
                 stderr_file=errors,
-                progress_bar=False,
-                start_timeout=300,
-                extra_arguments=["--log-level=CRITICAL"],
+                cwd=project_root(),
+                **PAPERMILL,
             )
         except PapermillExecutionError as error:
             failure = f"{error.ename}: {plain(error.evalue)}"
@@ -160,8 +166,7 @@ def execute(
         lines.flush()
         errors.flush()
         made = nbformat.read(temporary, as_version=4)
-        paths = {"input_path": path.name, "output_path": output.name}  # papermill puts the whole input here
-        made.metadata["papermill"] |= paths
+        made.metadata["papermill"] |= {"input_path": path.name, "output_path": output.name}  # not the whole input
         nbformat.write(made, temporary)
     return failure
 
