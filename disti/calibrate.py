@@ -43,43 +43,49 @@ from .records import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../nbs/07e_calibrate.ipynb #36d53356
+# %% ../nbs/07e_calibrate.ipynb #11f9e387
 Lists = Sequence[np.ndarray]
 Apply = Callable[[np.ndarray], np.ndarray]  # one list
 
 
+# %% ../nbs/07e_calibrate.ipynb #f05d5d13
 def over(spread: float) -> float:
     "A divisor: 1 where there is no spread."
     return spread if spread > 0 else 1.0
 
 
+# %% ../nbs/07e_calibrate.ipynb #7143a2ae
 def z_score(scores: np.ndarray) -> np.ndarray:
     "Mean 0, deviation 1; zeros when all are equal."
     return (scores - scores.mean()) / over(float(scores.std()))
 
 
+# %% ../nbs/07e_calibrate.ipynb #6c62b03f
 def min_max(scores: np.ndarray) -> np.ndarray:
     "From 0 to 1; zeros when all are equal."
     return (scores - scores.min()) / over(float(np.ptp(scores)))
 
 
+# %% ../nbs/07e_calibrate.ipynb #1d63059e
 def rank_share(scores: np.ndarray) -> np.ndarray:
     "1 for the best, 0 for the last, evenly between; ties share the mean of their ranks."
     return (rankdata(scores) - 1) / over(len(scores) - 1) if len(scores) > 1 else np.zeros(len(scores))
 
 
+# %% ../nbs/07e_calibrate.ipynb #0df50417
 def sigmoid(scores: np.ndarray) -> np.ndarray:
     "1 / (1 + e^-s) in float64."
     return 1 / (1 + np.exp(-np.clip(scores, -500, 500)))
 
 
+# %% ../nbs/07e_calibrate.ipynb #1d373bb3
 def fit_percentiles(dev: Lists, labels: Lists) -> Apply:
     "0 at the 1st percentile of dev's scores, 1 at the 99th, clipped."
     low, high = np.percentile(np.concatenate(dev), [1, 99])
     return lambda scores: np.clip((scores - low) / over(float(high - low)), 0, 1)
 
 
-# %% ../nbs/07e_calibrate.ipynb #3494ef15
+# %% ../nbs/07e_calibrate.ipynb #48129d80
 def both_labels(labels: Lists, name: str) -> np.ndarray:  # 0 and 1
     "The labels of all dev candidates, when they have two values."
     relevant = (np.concatenate(labels) > 0).astype(int)
@@ -91,12 +97,14 @@ def both_labels(labels: Lists, name: str) -> np.ndarray:  # 0 and 1
     return relevant
 
 
+# %% ../nbs/07e_calibrate.ipynb #b864e5e1
 def fit_isotonic(dev: Lists, labels: Lists) -> Apply:
     "The monotone step function of the score that is nearest to the labels."
     fit = IsotonicRegression(out_of_bounds="clip").fit(np.concatenate(dev), both_labels(labels, "isotonic"))
     return lambda scores: fit.predict(scores)
 
 
+# %% ../nbs/07e_calibrate.ipynb #36dac53d
 def fit_platt(dev: Lists, labels: Lists) -> Apply:
     "σ(a·score + b), the likeliest a and b (Platt 1999, without his smoothing of the labels)."
     flat = np.concatenate(dev)
@@ -108,7 +116,7 @@ def fit_platt(dev: Lists, labels: Lists) -> Apply:
     return lambda scores: sigmoid(slope * (scores - middle) / size + float(fit.intercept_[0]))
 
 
-# %% ../nbs/07e_calibrate.ipynb #20882c86
+# %% ../nbs/07e_calibrate.ipynb #6bb6a7fb
 class Normalisation(NamedTuple):
     "How scores are changed, and the warning that goes with it."
 
@@ -116,11 +124,13 @@ class Normalisation(NamedTuple):
     warning: str  # with the counts of `costs`
 
 
+# %% ../nbs/07e_calibrate.ipynb #916cb077
 def per_list(apply: Apply) -> Callable[[Lists, Lists], Apply]:
     "A normalisation with nothing to fit."
     return lambda dev, labels: apply
 
 
+# %% ../nbs/07e_calibrate.ipynb #b1353f55
 NORMALISATIONS: dict[str, Normalisation] = {
     "raw": Normalisation(
         per_list(lambda scores: scores), "nothing is changed: losses on absolute scores see the teacher's own scale"
@@ -159,7 +169,7 @@ NORMALISATIONS: dict[str, Normalisation] = {
 }
 
 
-# %% ../nbs/07e_calibrate.ipynb #6279b4fb
+# %% ../nbs/07e_calibrate.ipynb #329c079d
 def costs(raw: Lists, made: Lists) -> dict[str, int]:
     "Counts for a warning: candidates, new ties, scores at the ends of 0 to 1, lists without spread."
     flat = np.concatenate(made)
@@ -173,6 +183,7 @@ def costs(raw: Lists, made: Lists) -> dict[str, int]:
     }
 
 
+# %% ../nbs/07e_calibrate.ipynb #f7bd6a82
 def normalised(
     scored: Mapping[str, Sequence[Row]],  # split → rows of kind scored
     name: str,  # a key of `NORMALISATIONS`
@@ -198,7 +209,7 @@ def normalised(
     return {split: [changed(row) for row in rows] for split, rows in scored.items()}, warning
 
 
-# %% ../nbs/07e_calibrate.ipynb #e0ab5dd0
+# %% ../nbs/07e_calibrate.ipynb #25d9a1fb
 def temperature_table(
     scored: Sequence[Row],
     octaves: int = 4,  # powers of two on each side of the automatic choice
@@ -223,6 +234,7 @@ def temperature_table(
     return pd.DataFrame(rows)
 
 
+# %% ../nbs/07e_calibrate.ipynb #9382898f
 def plot_temperature(scored: Sequence[Row], name: str = "teacher") -> "Figure | str":  # a sentence when nothing can be
     "Effective list size against temperature, with the automatic choice."
     try:
