@@ -17,13 +17,15 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from students import Demo, TimeIsUp, Values, difference, mean, parser, read_options, told
 
-from disti.align import align, new_student, stored_embeddings, teacher_digest
+from disti.align import align, new_student
 from disti.batches import list_rows, sample_negatives
 from disti.heads import add_head
 from disti.losses import LOSSES
 from disti.models import encode
 from disti.records import Row
 from disti.selective import by_percentile
+from disti.vectors import stored_embeddings, teacher_digest
+from disti.weights import model_record
 
 made = parser(__doc__ or "", steps=60, batch_size=16, passages=2000)
 made.add_argument("--only", nargs="*", default=[], help="objectives; none: all")
@@ -78,7 +80,7 @@ def aligned(steps: tuple[int, int], seed: int, folder: Path) -> tuple[SentenceTr
         "query": [row["query"] for row in rows],
         "passage": list(dict.fromkeys(text for row in rows for text in row["passages"])),
     }
-    digest = teacher_digest(name, teacher)
+    digest = teacher_digest(model_record(name, max_length=options.max_length))
     targets = {
         kind: stored_embeddings(teacher, own, Path(name) / f"{kind}.npy", kind=kind, digest=digest, precision="bf16")
         for kind, own in texts.items()

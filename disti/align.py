@@ -4,17 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    "DTYPES",
     "new_student",
-    "teacher_digest",
-    "stored_embeddings",
-    "fill",
-    "TextCollator",
-    "tokenised",
-    "tokens_of",
-    "AlignLoss",
-    "ListsCollator",
-    "ContrastLoss",
     "train",
     "align",
     "cosine_to_teacher",
@@ -26,11 +16,10 @@ __all__ = [
     "plot_phases",
 ]
 
-# %% ../nbs/16_align.ipynb #4c9b97fa
+# %% ../nbs/16_align.ipynb #1c910319
 import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,218 +27,40 @@ import numpy as np
 import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from .data import Collection
 from .distributed import is_first
 from .heads import add_head, keep_layers, split_head
-from .losses import embedding_mse_cosine, info_nce_mse
 from .metrics import mean_measures, measure
-from .models import encode, load_student, resolve_model
-from disti.records import (
-    Row,
-    file_hash,
-    manifest_path,
-    read_manifest,
-    read_partial,
-    replacing,
-    stamp,
-    text_id,
-    write_text,
-)
+from .models import encode, load_student
+from .records import Row, choose, read_partial, replacing, text_id
 from .retrieve import dense_run
-from .training import Fit, fit
+from .settings import Fit
+from .training import content_id, fit
+from .vectors import AlignLoss, ContrastLoss, ListsCollator, TextCollator, stored_embeddings, teacher_digest
+from .weights import ModelRecord
 
 
-# %% ../nbs/16_align.ipynb #8c0c4828
+# %% ../nbs/16_align.ipynb #06bc7353
 def new_student(
-    model: str | Path,  # folder, packaged model or hub name
+    model: str | Path | ModelRecord,  # a run's record, or a name
     dimensions: int,  # of the teacher
     *,
     layers: str = "",  # layers to keep, from 0: "0 2 5"; "" keeps all
     head: str = "linear",  # linear, mlp, unit
     hidden: int = 0,  # width of the mlp; 0: twice the student's dimensions
-    max_length: int | None = None,  # tokens
-    query_prompt: str = "",  # replaces the model's own when given
-    passage_prompt: str = "",
     seed: int = 0,  # of the head's random weights
-    device: str | None = None,
+    **load: Any,  # of `load_student`: max_length, prompts, device
 ) -> SentenceTransformer:
     "An untrained student whose embeddings have the teacher's dimensions."
-    made = load_student(
-        model, max_length=max_length, query_prompt=query_prompt, passage_prompt=passage_prompt, device=device
-    )
+    made = load_student(model, **load)
     if layers.strip():
         keep_layers(made, [int(layer) for layer in layers.split()])
     return add_head(made, head, dimensions, hidden=hidden, seed=seed)
 
 
-# %% ../nbs/16_align.ipynb #da83b864
-DTYPES = ("float16", "float32")
-
-
-def teacher_digest(
-    name: str | Path,  # folder, packaged model or hub name
-    model: SentenceTransformer,
-) -> str:
-    "What the teacher's embeddings depend on, in 16 hex digits."
-    place = resolve_model(name)
-    commit = getattr(getattr(getattr(model[0], "model", None), "config", None), "_commit_hash", None)
-    weights = file_hash(place) if Path(place).is_dir() else f"{name}@{commit}"
-    return text_id(json.dumps([weights, model.max_seq_length, model.prompts], sort_keys=True))
-
-
-def stored_embeddings(
-    model: SentenceTransformer,
-    texts: Sequence[str],
-    path: str | Path,  # .npy
-    *,
-    kind: str,  # query or passage: which side of the model
-    digest: str,  # of the model
-    dtype: str = "float16",  # float16 or float32
-    block: int = 512,  # texts between two commits
-    precision: Any = "auto",  # auto, fp32, bf16, fp16
-) -> np.ndarray:  # [texts, d], read from disk as needed, rows of length 1
-    "Embeddings of texts, computed once and kept in a file."
-    if dtype not in DTYPES:
-        raise ValueError(f"no number format {dtype!r} for embeddings; choose from {', '.join(DTYPES)}")
-    path, size = Path(path), model.get_embedding_dimension() or 0
-    key = {
-        "digest": digest,
-        "kind": kind,
-        "dtype": dtype,
-        "texts": text_id("\n".join(map(text_id, texts))),
-        "n": len(texts),
-        "dimensions": size,
-        "precision": precision,
-    }
-    manifest = read_manifest(path)
-    if not (manifest and manifest["params"] == key):
-        started = time.time()
-        manifest_path(path).unlink(missing_ok=True)
-        fill(model, texts, path, key, block)
-        stamp(path, stage="16_align", params=key, started=started, device=str(model.device))
-    return np.load(path, mmap_mode="r")
-
-
-def fill(model: SentenceTransformer, texts: Sequence[str], path: Path, key: Row, block: int) -> None:
-    "Embed texts block by block; go on where a `.part` file of the same key ends."
-    part, mark = path.with_name(f"{path.stem}.part.npy"), path.with_name(f"{path.stem}.part.json")
-    kept = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() and part.exists() else {}
-    done = kept["done"] if kept.get("key") == key else 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (len(texts), key["dimensions"])
-    rows = np.lib.format.open_memmap(part, mode="r+" if done else "w+", dtype=key["dtype"], shape=shape)
-    for start in range(done, len(texts), block):
-        now = slice(start, start + block)
-        rows[now] = encode(model, texts[now], kind=key["kind"], precision=key["precision"])
-        rows.flush()
-        write_text(mark, json.dumps({"key": key, "done": min(start + block, len(texts))}))
-    del rows
-    part.replace(path)
-    mark.unlink()
-
-
-# %% ../nbs/16_align.ipynb #472abea6
-@dataclass
-class TextCollator:
-    "Batches of single texts with the teacher's vectors: features of each side, targets in the same order."
-
-    model: SentenceTransformer
-    targets: Mapping[str, np.ndarray]  # "query", "passage" → [texts, d]
-    tokens: int = 0  # tokens tokenised so far, padding left out
-    valid_label_columns: list[str] = field(default_factory=lambda: ["label"])  # the trainer asks for it
-
-    def __call__(self, rows: list[Row]) -> dict[str, Any]:
-        batch: dict[str, Any] = {}
-        found = []
-        for kind, prompt in (("query", "query"), ("passage", "document")):
-            own = sorted((row for row in rows if row["kind"] == kind), key=lambda row: len(row["text"]))
-            if own:
-                batch |= tokenised(self.model, kind, [row["text"] for row in own], prompt)
-                found.append(np.asarray(self.targets[kind][[row["at"] for row in own]], dtype=np.float32))
-        self.tokens += tokens_of(batch)
-        return batch | {"label": {"target": torch.from_numpy(np.concatenate(found))}}
-
-
-def tokenised(model: SentenceTransformer, name: str, texts: list[str], prompt: str) -> dict[str, Any]:
-    "Tokenise texts under a column name, as the trainer collects them."
-    made = model.preprocess(texts, prompt=model.prompts.get(prompt) or None)
-    return {f"{name}_{key}": value for key, value in made.items()}
-
-
-def tokens_of(batch: Mapping[str, Any]) -> int:
-    "Tokens of a batch, padding left out."
-    return sum(int(value.sum()) for key, value in batch.items() if key.endswith("attention_mask"))
-
-
-class AlignLoss(nn.Module):
-    "Phase 1: squared error and cosine distance to the teacher's vectors."
-
-    def __init__(self, model: SentenceTransformer, mse: float = 0.4) -> None:
-        super().__init__()
-        self.model, self.mse = model, mse
-
-    def forward(self, features: list[dict[str, Any]], labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        "Weighted terms; the trainer adds them and logs each."
-        found = torch.cat([self.model(dict(part))["sentence_embedding"] for part in features])
-        weights = {"mse": self.mse, "cosine": 1 - self.mse}
-        return {name: weight * embedding_mse_cosine(found, labels["target"], mse=float(name == "mse"))
-                for name, weight in weights.items()}  # fmt: skip
-
-
-# %% ../nbs/16_align.ipynb #6c9769cc
-@dataclass
-class ListsCollator:
-    "Batches of lists with the teacher's vectors: features of queries and of distinct passages, and how they belong."
-
-    model: SentenceTransformer
-    targets: Mapping[str, np.ndarray]
-    places: Mapping[str, Mapping[str, int]]  # "query", "passage" → text → row of `targets`
-    against: str = "student"
-    tokens: int = 0
-    valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
-
-    def __call__(self, rows: list[Row]) -> dict[str, Any]:
-        passages = sorted({text for row in rows for text in row["passages"]}, key=lambda text: (len(text), text))
-        at, n = {text: i for i, text in enumerate(passages)}, max(len(row["passages"]) for row in rows)
-        padded = [[at[text] for text in row["passages"]] + [-1] * (n - len(row["passages"])) for row in rows]
-        labels = [row["labels"] + [0.0] * (n - len(row["labels"])) for row in rows]
-        asked = {"query": [row["query"] for row in rows], "passage": passages}
-        targets = {kind: np.asarray(self.targets[kind][[self.places[kind][text] for text in asked[kind]]], dtype="f4")
-                   for kind in asked}  # fmt: skip
-        batch = tokenised(self.model, "query", asked["query"], "query")
-        if self.against == "student":
-            batch |= tokenised(self.model, "passage", passages, "document")
-        self.tokens, index = self.tokens + tokens_of(batch), torch.tensor(padded)
-        return batch | {
-            "label": {
-                "index": index.clamp(min=0),
-                "mask": index >= 0,
-                "labels": torch.tensor(labels),
-                **{kind: torch.from_numpy(found) for kind, found in targets.items()},
-            }
-        }
-
-
-class ContrastLoss(nn.Module):
-    "Phase 2: InfoNCE over the batch, and squared error to the teacher's vectors."
-
-    def __init__(self, model: SentenceTransformer, mse: float = 0.2, tau: float = 0.05) -> None:
-        super().__init__()
-        self.model, self.mse, self.tau = model, mse, tau
-
-    def forward(self, features: list[dict[str, Any]], labels: dict[str, Tensor]) -> dict[str, Tensor]:
-        "Weighted terms; passages are the teacher's where the student encoded none."
-        found = [self.model(dict(part))["sentence_embedding"].float() for part in features]
-        passages, index = found[1] if len(found) > 1 else labels["passage"], labels["index"]
-        weights = {"info_nce": 1 - self.mse, "mse": self.mse}
-        return {name: weight * info_nce_mse(
-            found[0], passages, labels["labels"], labels["query"], labels["passage"], mask=labels["mask"],
-            index=index, tau=self.tau, mse=float(name == "mse")) for name, weight in weights.items()}  # fmt: skip
-
-
-# %% ../nbs/16_align.ipynb #55a73c6b
+# %% ../nbs/16_align.ipynb #f0e6f6d1
 def train(
     model: SentenceTransformer,  # trained in place
     rows: Sequence[Row],
@@ -262,30 +73,21 @@ def train(
     fingerprint: Row,  # what else the weights depend on
 ) -> list[Row]:  # the history
     "Train one phase; an interrupted call goes on where it was, a finished one only loads."
-    done = Path(checkpoints).with_suffix(".pt")
-    told = json.dumps({"settings": asdict(settings), "rows": len(rows), "more": fingerprint}, sort_keys=True)
+    done, mark = Path(checkpoints).with_suffix(".pt"), content_id(model, rows)
+    told = json.dumps({"settings": asdict(settings), "content": mark, "more": fingerprint}, sort_keys=True)
     kept = torch.load(done, map_location=model.device, weights_only=True) if done.exists() else {}
     if kept.get("of") == told:
         model.load_state_dict(kept["weights"])
-        return read_partial(history)
-    steps = fit(
-        model,
-        rows,
-        "",
-        settings,
-        loss=loss,
-        collator=collator,
-        checkpoints=checkpoints,
-        history=history,
-        fingerprint=fingerprint,
-    )
+        return read_partial(Path(history))
+    steps = fit(model, rows, "", settings, loss=loss, collator=collator, checkpoints=checkpoints, history=history,
+                fingerprint=fingerprint)  # fmt: skip
     if is_first():
         with replacing(done) as made:
             torch.save({"of": told, "weights": model.state_dict()}, made)
     return steps
 
 
-# %% ../nbs/16_align.ipynb #b9733635
+# %% ../nbs/16_align.ipynb #4a99cb20
 def align(
     student: SentenceTransformer,  # with a head to the teacher's dimensions; trained in place
     targets: Mapping[str, np.ndarray],  # "query", "passage" → the teacher's vectors [texts, d]
@@ -303,41 +105,25 @@ def align(
     fingerprint: Row | None = None,  # what else the weights depend on: base model, teacher, texts
 ) -> list[Row]:  # the history of both phases
     "Align a student with its teacher's vectors, then sharpen it on labelled lists; steps 0 leaves a phase out."
-    if against not in ("student", "teacher"):
-        raise ValueError(f"phase 2 contrasts with passages of student or teacher, not {against!r}")
-    folder, file = Path(checkpoints), Path(history)
+    choose(against, ("student", "teacher"), "passages to contrast with:")
+    folder, file, done = Path(checkpoints), Path(history), list[Row]()
     told = {"mse": mse1, "texts": text_id(json.dumps([texts["query"], texts["passage"]])), "more": fingerprint or {}}
-    rows = [{"text": text, "kind": kind, "at": i} for kind, own in texts.items() for i, text in enumerate(own)]
-    done: list[Row] = []
-    if phase1.steps:
-        done = train(
-            student,
-            rows,
-            AlignLoss(student, mse1),
-            TextCollator(student, targets),
-            phase1,
-            checkpoints=folder / "phase1",
-            history=file,
-            fingerprint=told,
-        )
-    if phase2.steps:
+    if phase1.steps or phase1.epochs:
+        rows = [{"text": text, "kind": kind, "at": i} for kind, own in texts.items() for i, text in enumerate(own)]
+        done = train(student, rows, AlignLoss(student, mse1), TextCollator(student, targets), phase1,
+                     checkpoints=folder / "phase1", history=file, fingerprint=told)  # fmt: skip
+    if phase2.steps or phase2.epochs:
         places = {kind: {text: i for i, text in enumerate(texts[kind])} for kind in ("query", "passage")}
-        told |= {"phase1": asdict(phase1), "phase2": [mse2, tau, against], "lists": text_id(str(lists))}
-        beside = file.with_name(f"{file.name.split('.')[0]}-2.history.jsonl")
-        second = train(
-            student,
-            lists,
-            ContrastLoss(student, mse2, tau),
-            ListsCollator(student, targets, places, against),
-            phase2,
-            checkpoints=folder / "phase2",
-            history=beside,
-            fingerprint=told,
-        )
-        done = done + [row | {"step": row["step"] + phase1.steps} for row in second]
+        second = train(student, lists, ContrastLoss(student, mse2, tau), ListsCollator(student, targets, places, against),
+                       phase2, checkpoints=folder / "phase2",
+                       history=file.with_name(f"{file.name.split('.')[0]}-2.history.jsonl"),
+                       fingerprint=told | {"phase1": asdict(phase1), "phase2": [mse2, tau, against]})  # fmt: skip
+        before = done[-1]["step"] if done else 0
+        done = done + [row | {"step": row["step"] + before} for row in second]
     return done
 
 
+# %% ../nbs/16_align.ipynb #3345f2b3
 def cosine_to_teacher(
     student: SentenceTransformer,
     targets: np.ndarray,  # [texts, d], rows of length 1
@@ -348,7 +134,7 @@ def cosine_to_teacher(
     return float((encode(student, texts, kind=kind) * np.asarray(targets, dtype=np.float32)).sum(1).mean())
 
 
-# %% ../nbs/16_align.ipynb #4a9b72dd
+# %% ../nbs/16_align.ipynb #ad50a72d
 def compare_spaces(
     collection: Collection,
     untrained: SentenceTransformer,  # without head
@@ -356,42 +142,32 @@ def compare_spaces(
     targets: Mapping[str, np.ndarray],  # "query", "passage" → the teacher's vectors of the collection
     *,
     measures: Sequence[str] = ("nDCG@10",),
-    batch_size: int = 64,
 ) -> list[Row]:  # kind measure
     "Measure every pairing of who embeds queries and who passages."
     queries, passages = list(collection.queries.values()), list(collection.corpus.values())
 
-    def both(model: SentenceTransformer) -> tuple[np.ndarray, np.ndarray]:
-        return (
-            encode(model, queries, kind="query", batch_size=batch_size),
-            encode(model, passages, batch_size=batch_size),
-        )
+    def both(model: SentenceTransformer) -> list[np.ndarray]:
+        return [encode(model, queries, kind="query"), encode(model, passages)]
 
-    asked, own = both(student)
-    index = np.asarray(targets["passage"], dtype=np.float32)
-    spaces = {
-        "untrained": both(untrained),
-        "student base": both(split_head(student)[0]),
-        "student": (asked, own),
-        "student, teacher's index": (asked, index),
-        "teacher": (np.asarray(targets["query"], dtype=np.float32), index),
-    }
+    own, taught = both(student), [np.asarray(targets[kind], dtype=np.float32) for kind in ("query", "passage")]
+    spaces = {"untrained": both(untrained), "student base": both(split_head(student)[0]), "student": own,
+              "student, teacher's index": [own[0], taught[1]], "teacher": taught}  # fmt: skip
     rows = []
     for name, (query, passage) in spaces.items():
         found = dense_run(query, passage, list(collection.queries), list(collection.corpus), 100)
-        rows += [
-            {"model": name, "collection": collection.name} | row for row in measure(collection.qrels, found, measures)
-        ]
+        told = {"model": name, "collection": collection.name}
+        rows += [told | row for row in measure(collection.qrels, found, measures)]
     return rows
 
 
+# %% ../nbs/16_align.ipynb #1675fe3d
 def space_table(rows: Sequence[Row]) -> pd.DataFrame:
     "Models as rows, mean measures as columns."
     names = dict.fromkeys(row["model"] for row in rows)
     return pd.DataFrame({name: mean_measures([row for row in rows if row["model"] == name]) for name in names}).T
 
 
-# %% ../nbs/16_align.ipynb #cbe0ac39
+# %% ../nbs/16_align.ipynb #a5a255c6
 def training_texts(
     groups: Sequence[Row],  # kind group
     queries: Mapping[str, str],
@@ -399,14 +175,14 @@ def training_texts(
     passages: str = "groups",  # groups or corpus
 ) -> dict[str, list[str]]:  # "query", "passage" → distinct texts
     "The texts whose places are taught."
-    if passages not in ("groups", "corpus"):
-        raise ValueError(f"align on the passages of groups or corpus, not {passages!r}")
+    choose(passages, ("groups", "corpus"), "passages to align on:")
     asked = dict.fromkeys(queries[group["query_id"]] for group in groups)
     given = [corpus[doc] for group in groups for doc in group["doc_ids"]]
     every = list(corpus.values()) if passages == "corpus" else []
     return {"query": list(asked), "passage": list(dict.fromkeys(given + every))}
 
 
+# %% ../nbs/16_align.ipynb #7cd4bfbe
 def few_negatives(
     groups: Sequence[Row],  # kind group
     n: int,  # negatives a list at most; 0: all
@@ -425,38 +201,29 @@ def few_negatives(
     return made
 
 
+# %% ../nbs/16_align.ipynb #9efc3b33
 def teach_vectors(
-    teacher: str | Path,  # folder, packaged model or hub name
+    record: ModelRecord,  # of the teacher
     texts: Mapping[str, Sequence[str]],  # of `training_texts`
     collection: Collection,  # to evaluate on
     folder: Path,  # receives four .npy files
     *,
     dtype: str = "float16",
     block: int = 512,
-    max_length: int | None = None,
     precision: Any = "auto",
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:  # of the training texts, of the collection; the digest
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:  # of the training texts, of the collection
     "The teacher's vectors of everything, from disk where they are there."
-    model = load_student(teacher, max_length=max_length)
-    digest = teacher_digest(teacher, model)
+    model, how = (
+        load_student(record),
+        dict(digest=teacher_digest(record), dtype=dtype, block=block, precision=precision),
+    )
     evaluated = {"query": list(collection.queries.values()), "passage": list(collection.corpus.values())}
     train, test = (
-        {
-            kind: stored_embeddings(
-                model,
-                own,
-                folder / f"{side}-{kind}.npy",
-                kind=kind,
-                digest=digest,
-                dtype=dtype,
-                block=block,
-                precision=precision,
-            )
-            for kind, own in given.items()
-        }
+        {kind: stored_embeddings(model, own, folder / f"{side}-{kind}.npy", kind=kind, **how)  # type: ignore[arg-type]
+         for kind, own in given.items()}
         for side, given in (("train", texts), ("eval", evaluated))
-    )
-    return train, test, digest
+    )  # fmt: skip
+    return train, test
 
 
 # %% ../nbs/16_align.ipynb #4bacdafd

@@ -19,7 +19,7 @@ __all__ = [
     "plot_sweep",
 ]
 
-# %% ../nbs/16b_forget.ipynb #b907e8f6
+# %% ../nbs/16b_forget.ipynb #6fe97bef
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -37,12 +37,13 @@ from .models import encode
 from .records import Row, read_manifest
 from .retrieve import dense_run
 from .stats import paired_tests
+from .weights import ModelRecord, model_record, run_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# %% ../nbs/16b_forget.ipynb #2b867ae7
+# %% ../nbs/16b_forget.ipynb #812c7288
 def check_alike(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
     "Check that two models have the same tensors, by name and shape."
     for name in [*base, *(name for name in tuned if name not in base)]:
@@ -57,6 +58,7 @@ def check_alike(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None
             raise ValueError(f"integer tensors cannot be blended, and {name!r} differs between base and tuned model")
 
 
+# %% ../nbs/16b_forget.ipynb #987711cc
 def blend(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
     "One tensor between two; the ends are exact copies."
     if alpha in (0, 1) or not base.is_floating_point():
@@ -79,7 +81,7 @@ def interpolate(
     return made.eval()
 
 
-# %% ../nbs/16b_forget.ipynb #9d824fb8
+# %% ../nbs/16b_forget.ipynb #29eea7b5
 def ndcg_values(
     model: SentenceTransformer,
     collection: Collection,
@@ -134,19 +136,22 @@ def sweep_both(
     return rows, {row["alpha"]: values for row, values in zip(rows, found, strict=True)}
 
 
+# %% ../nbs/16b_forget.ipynb #e773c629
 def start_of(
     source: Path,  # a tuned student
-    base: str = "",  # what it was tuned from; "" asks its manifest
-) -> str:
+    base: str = "",  # what it was tuned from; "" is the run's model
+    home: Path | None = None,  # the run that it belongs to; None: none
+) -> ModelRecord:
     "The model that a student was tuned from."
     told = ((read_manifest(source) or {}).get("params") or {}).get("model", "")
-    if not (base or told):
+    if not (base or told or home):
         raise ValueError(f"{source} has no manifest that says what it was tuned from; give `base`")
     if base and told and base != told:
         raise ValueError(f"{source} was tuned from {told!r}, not from {base!r}; leave `base` empty")
-    return base or told
+    return model_record(base or told) if base or told else run_model(home or "")
 
 
+# %% ../nbs/16b_forget.ipynb #69010f5c
 def half(values: Mapping[str, float], part: int) -> dict[str, float]:  # query id → value
     "Every second query: part 0 to choose on, part 1 to report on."
     return {query: values[query] for query in sorted(values)[part::2]}

@@ -60,7 +60,7 @@ from .lint import lint
 from .models import freeze_word_embeddings, real_precision, set_dropout
 from .objective import Objective, parse
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
-from .records import Row, manifest_path, read_partial, replacing, stamp
+from .records import Row, manifest_path, read_partial, stamp
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 from .settings import Fit, n_steps
 
@@ -387,8 +387,7 @@ def save_trained(
     path: str | Path,  # models/NAME
     **manifest: Any,  # of `stamp`: stage, params, inputs, started, facts
 ) -> Row:  # the manifest
-    "Save a model in its library's own format and stamp it."
+    "Save a model where older versions and servers can open it, and stamp it."
     manifest_path(path).unlink(missing_ok=True)
-    with replacing(path) as made:
-        model.save_pretrained(str(made))
+    save_student(model, path)
     return stamp(path, **manifest, device=str(model.device))
