@@ -115,7 +115,8 @@ def align(
     if phase2.steps or phase2.epochs:
         places = {kind: {text: i for i, text in enumerate(texts[kind])} for kind in ("query", "passage")}
         collator = ListsCollator(student, targets, places, against)
-        second = train(student, lists, ContrastLoss(student, mse2, tau), collator, phase2, checkpoints=folder / "phase2",
+        second = train(student, lists, ContrastLoss(student, mse2, tau), collator, phase2,
+                       checkpoints=folder / "phase2",
                        history=file.with_name(f"{file.name.split('.')[0]}-2.history.jsonl"),
                        fingerprint=told | {"phase1": asdict(phase1), "phase2": [mse2, tau, against]})  # fmt: skip
         before = done[-1]["step"] if done else 0

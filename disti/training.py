@@ -57,7 +57,7 @@ from .distributed import from_first, is_first, join, life, processes, wait
 from .findings import stop_on, tell
 from .linear import training_attention, training_linears
 from .lint import lint
-from .models import freeze_word_embeddings, real_precision, set_dropout
+from .models import freeze_word_embeddings, real_precision, save_student, set_dropout
 from .objective import Objective, parse
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
 from .records import Row, manifest_path, read_partial, stamp
