@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ["sharpness", "check_teacher", "distil", "agreements"]
 
-# %% ../nbs/14_distill.ipynb #cf0d2bdd
+# %% ../nbs/14_distill.ipynb #203e242a
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from .batches import list_rows, sample_negatives, scored
 from .dev import agreement
-from .doubts import contradicted
+from .doubts import contradicted, teacher_sizes
 from .findings import Finding, stop_on, tell
-from .losses import effective_list_size
 from .models import ModelRecord, load_student
 from .objective import Objective, parse
 from .records import Row, RowError
@@ -23,17 +23,18 @@ from .settings import Fit
 from .student import train_student
 
 
-# %% ../nbs/14_distill.ipynb #76d8e4bf
+# %% ../nbs/14_distill.ipynb #87672497
 def sharpness(
     objective: Objective,  # prepared
     rows: Sequence[Row],  # of `list_rows`, with scores
 ) -> Row:  # by loss; {} where none has a temperature
     "Temperature and median effective list size of every term that has one."
     facts: Row = {}
+    lists = [row["scores"] for row in rows if scored(row)]
     for term in objective.terms:
-        if tau := dict(term.given).get("tau_teacher"):
-            size = effective_list_size([row["scores"] for row in rows if scored(row)], tau).median()
-            facts[term.name] = {"tau_teacher": tau, "list_size": round(float(size), 3)}
+        if dict(term.given).keys() & {"tau_teacher", "label_scale"} and lists:
+            tau, sizes = teacher_sizes(term, lists)
+            facts[term.name] = {"tau_teacher": tau, "list_size": round(float(np.median(sizes)), 3)}
     return facts
 
 
