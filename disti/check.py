@@ -77,7 +77,7 @@ def show_findings(findings: Sequence[Finding], out: Any = None) -> None:
     for finding in findings:
         words = (finding.severity, finding.check, plain(finding.says), plain(finding.remedy))
         table.add_row(Text(words[0], style=colours[finding.severity]), *map(Text, words[1:]))
-    Console(file=out).print(table)
+    Console(file=out, force_jupyter=False).print(table)
 
 
 # %% ../nbs/09e_check.ipynb #64056509

@@ -115,6 +115,8 @@ class Terminal:
             from rich.console import Console
             from rich.text import Text
 
-            Console(file=self.out, soft_wrap=True).print(Text(text, style="yellow" if kind == "warn" else ""))
+            Console(file=self.out, soft_wrap=True, force_jupyter=False).print(
+                Text(text, style="yellow" if kind == "warn" else "")
+            )
         else:
             print(text, file=self.out, flush=True)
