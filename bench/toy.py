@@ -19,7 +19,7 @@ MORE = (
 
 def toy_run(folder: Path) -> Path:  # holds model, collection, finetune.jsonl and run
     "Passages that name an action and a thing, queries that ask for both, a teacher that sees half of it in the others."
-    corpus = {f"{v}-{n}": f"{v.title()} the {n} that is given. {MORE}" for v in VERBS for n in NOUNS}
+    corpus = {f"{v}-{n}": f"{v.title()} the {n} that is given. {MORE.format(v=v, n=n)}" for v in VERBS for n in NOUNS}
     queries = {f"q-{doc}": f"how do I {doc.replace('-', ' a ')}" for doc in corpus}
     answer = {query: {query[2:]: 1.0} for query in queries}
     names = sorted(queries, key=lambda query: (hash_of(query), query))
