@@ -239,7 +239,7 @@ def asked_hub(name: str) -> str:  # "" when the hub has it
     except urllib.error.HTTPError as error:
         return "" if error.code in (403, 429, 500, 502, 503) else f"the hub answers {error.code}"
     except (OSError, ValueError) as error:
-        return f"the hub cannot be reached ({plain(getattr(error, 'reason', error))[:80]})"
+        return f"the hub cannot be reached ({plain(str(getattr(error, 'reason', error)))[:80]})"
 
 
 def absent(name: str) -> str:  # "" when it is there
