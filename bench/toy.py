@@ -12,9 +12,7 @@ from disti.weights import model_record, write_model
 
 VERBS = "open close read write sort reverse join split".split()
 NOUNS = "socket file array list table index path string".split()
-MORE = (
-    "It takes one argument and returns a new value. An error is raised where there is nothing to do. The order stays."
-)
+MORE = "It takes one {n} and returns a new value. An error is raised where there is nothing to {v} in the {n}."
 
 
 def toy_run(folder: Path) -> Path:  # holds model, collection, finetune.jsonl and run
