@@ -21,7 +21,7 @@ from .models import ModelRecord, TokenReadout, model_folder, opened, prepare, re
 from .weights import adapter_base, resolve_model
 
 
-# %% ../nbs/05f_crossencoders.ipynb #a9563c3b
+# %% ../nbs/05f_crossencoders.ipynb #28d84485
 def new_cross_encoder(
     name: str | Path,  # an encoder: bi-encoder or language model
     *,
@@ -45,6 +45,7 @@ def new_cross_encoder(
     return made
 
 
+# %% ../nbs/05f_crossencoders.ipynb #6c0d0f1f
 def read_by_token(name: str | Path, folder: str) -> list[nn.Module]:
     "A transformer and the read-out of its tokens."
     body = Transformer(folder)
@@ -75,7 +76,7 @@ def saved_weights(folder: Path) -> set[str]:  # names; empty: no file that can b
     return names | (saved_weights(model_folder(base)) if base else set())
 
 
-# %% ../nbs/05f_crossencoders.ipynb #d6b454e5
+# %% ../nbs/05f_crossencoders.ipynb #99bc04ce
 def head_weights(body: Any) -> list[str]:  # names
     "The weights of a model's task, which an encoder does not have."
     tied = getattr(body, "all_tied_weights_keys", None) or {}
@@ -84,6 +85,7 @@ def head_weights(body: Any) -> list[str]:  # names
     return [name for name in own if not name.startswith(f"{body.base_model_prefix}.")]
 
 
+# %% ../nbs/05f_crossencoders.ipynb #5364c2e8
 def check_head(name: str | Path, body: Any) -> None:
     "Refuse a reranker whose head was not in its files."
     found = saved_weights(model_folder(name))

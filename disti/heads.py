@@ -45,7 +45,7 @@ from .models import load_student
 from .records import replacing
 
 
-# %% ../nbs/05b_heads.ipynb #efed7990
+# %% ../nbs/05b_heads.ipynb #8e62baa4
 def dense(size_in: int, size_out: int, activation: nn.Module | None = None) -> Dense:
     "A linear layer that changes as little as it can: the identity, or orthonormal."
     made = Dense(size_in, size_out, activation_function=activation or nn.Identity())
@@ -57,21 +57,25 @@ def dense(size_in: int, size_out: int, activation: nn.Module | None = None) -> D
     return made
 
 
+# %% ../nbs/05b_heads.ipynb #ae2cd0a5
 def linear(size_in: int, size_out: int, hidden: int) -> list[Module]:
     "One matrix."
     return [dense(size_in, size_out)]
 
 
+# %% ../nbs/05b_heads.ipynb #bd6c3ebc
 def mlp(size_in: int, size_out: int, hidden: int) -> list[Module]:
     "Linear, GELU, LayerNorm, linear."
     return [dense(size_in, hidden, nn.GELU()), LayerNorm(hidden), dense(hidden, size_out)]
 
 
+# %% ../nbs/05b_heads.ipynb #1eadec82
 def unit(size_in: int, size_out: int, hidden: int) -> list[Module]:
     "One matrix, then length 1."
     return [dense(size_in, size_out), Normalize()]
 
 
+# %% ../nbs/05b_heads.ipynb #e1197fe6
 HEADS: dict[str, Callable[[int, int, int], list[Module]]] = {"linear": linear, "mlp": mlp, "unit": unit}
 
 
@@ -94,7 +98,7 @@ def projection_head(
         return HEADS[kind](size_in, size_out, hidden or 2 * size_in)
 
 
-# %% ../nbs/05b_heads.ipynb #b5447d6f
+# %% ../nbs/05b_heads.ipynb #e6ec99fb
 def rebuilt(model: SentenceTransformer, modules: dict[str, nn.Module]) -> SentenceTransformer:
     "A model of other modules with everything else of this one."
     named: Any = OrderedDict(modules)  # names are kept where a list would be numbered
@@ -106,6 +110,7 @@ def rebuilt(model: SentenceTransformer, modules: dict[str, nn.Module]) -> Senten
     return made.train(model.training)
 
 
+# %% ../nbs/05b_heads.ipynb #4bc0c4d7
 def add_head(
     model: SentenceTransformer,
     kind: str = "linear",  # linear, mlp, unit
@@ -121,11 +126,13 @@ def add_head(
     return rebuilt(model, dict(model.named_children()) | {f"head{i}": module for i, module in enumerate(head)})
 
 
+# %% ../nbs/05b_heads.ipynb #df31d159
 def has_head(model: SentenceTransformer) -> bool:
     "Does this model end in a head of `add_head`?"
     return any(name.startswith("head") for name, _ in model.named_children())
 
 
+# %% ../nbs/05b_heads.ipynb #1b318a26
 def split_head(model: SentenceTransformer) -> tuple[SentenceTransformer, nn.Sequential]:  # both share its weights
     "The student without its head, and the head."
     if not has_head(model):
@@ -137,7 +144,7 @@ def split_head(model: SentenceTransformer) -> tuple[SentenceTransformer, nn.Sequ
     return rebuilt(model, {k: v for k, v in parts.items() if not k.startswith("head")}), nn.Sequential(*head)
 
 
-# %% ../nbs/05b_heads.ipynb #a471f702
+# %% ../nbs/05b_heads.ipynb #b938d3ab
 def save_split(
     model: SentenceTransformer,  # with a head
     folder: str | Path,  # receives student_base/ and projection_layer.pt
@@ -151,6 +158,7 @@ def save_split(
     return Path(folder)
 
 
+# %% ../nbs/05b_heads.ipynb #65e86b05
 MODULES: dict[str, Callable[..., Module]] = {module.__name__: module for module in (Dense, LayerNorm, Normalize)}
 
 
@@ -168,6 +176,7 @@ def load_head(path: str | Path) -> nn.Sequential:
     return head
 
 
+# %% ../nbs/05b_heads.ipynb #f3fe8197
 def activation_of(name: str) -> nn.Module:
     "An activation by the name that `Dense` saves."
     kinds = {kind.__module__ + "." + kind.__qualname__: kind for kind in (nn.Identity, nn.GELU)}
@@ -176,6 +185,7 @@ def activation_of(name: str) -> nn.Module:
     return kinds[name]()
 
 
+# %% ../nbs/05b_heads.ipynb #b6c635cd
 def join_head(
     folder: str | Path,  # of `save_split`
     *,
@@ -187,7 +197,7 @@ def join_head(
     return rebuilt(base, dict(base.named_children()) | {f"head{i}": module for i, module in enumerate(head)})
 
 
-# %% ../nbs/05b_heads.ipynb #7ba3486c
+# %% ../nbs/05b_heads.ipynb #dee4712a
 def layers_of(model: SentenceTransformer) -> tuple[nn.Module, nn.ModuleList]:  # the layers' owner, the layers
     "A transformer's stack of layers, wherever its family keeps it."
     body: Any = getattr(model[0], "model", model[0])
@@ -200,6 +210,7 @@ def layers_of(model: SentenceTransformer) -> tuple[nn.Module, nn.ModuleList]:  #
     raise ValueError(f"found no stack of {size} layers in a {type(body).__name__}; give a transformer")
 
 
+# %% ../nbs/05b_heads.ipynb #52e9e319
 def keep_layers(
     model: SentenceTransformer,  # cut in place
     layers: Sequence[int],  # from 0, in the order to keep them
@@ -223,7 +234,7 @@ def keep_layers(
     return model
 
 
-# %% ../nbs/05b_heads.ipynb #d1220641
+# %% ../nbs/05b_heads.ipynb #635478bf
 Vectors = TypeVar("Vectors", Tensor, np.ndarray)
 
 
@@ -240,6 +251,7 @@ def truncate(
     return short / np.maximum(np.linalg.norm(short, axis=-1, keepdims=True), 1e-12)
 
 
+# %% ../nbs/05b_heads.ipynb #3a16929f
 def matryoshka(
     loss: Callable[..., Tensor],  # over embeddings
     dimensions: Sequence[int],  # lengths to train, the full one among them

@@ -48,7 +48,7 @@ from .scorers import Pair, PartialScores, Scorer, digest_of, none_cut
 from .weights import check_address, resolve_model
 
 
-# %% ../nbs/06e_http.ipynb #f09a007b
+# %% ../nbs/06e_http.ipynb #1497421f
 @dataclass(frozen=True)
 class Shape:
     "How a family of servers is asked."
@@ -59,6 +59,7 @@ class Shape:
     options: Mapping[str, Any] = field(default_factory=dict)  # sent with every request
 
 
+# %% ../nbs/06e_http.ipynb #608982bb
 SHAPES = {
     "rerank": Shape("documents", "relevance_score", "probability"),
     "jina": Shape("documents", "relevance_score", "probability", {"return_documents": False}),
@@ -106,7 +107,7 @@ def scores_in_order(
     return [found[i] for i in range(n)]
 
 
-# %% ../nbs/06e_http.ipynb #86387634
+# %% ../nbs/06e_http.ipynb #8f95c839
 PASSING = {408, 425, 429}  # and 5xx
 ALONE = {400, 413, 422, 424}  # 424 is TEI's "score is NaN"
 REMEDIES = {
@@ -130,10 +131,12 @@ class Refused(RuntimeError):
         self.passing, self.alone, self.wait = passing, alone, wait
 
 
+# %% ../nbs/06e_http.ipynb #fc3f9008
 class Stopped(RuntimeError):
     "A request that was given up because another one failed for all."
 
 
+# %% ../nbs/06e_http.ipynb #be2b1ff9
 def seconds_asked(
     retry_after: str,  # the header: seconds, an HTTP date, or ""
     now: datetime,
@@ -205,7 +208,7 @@ class Endpoint:
         raise Stopped
 
 
-# %% ../nbs/06e_http.ipynb #4a11deda
+# %% ../nbs/06e_http.ipynb #ce7a9ab9
 def by_query(pairs: Sequence[Pair], max_documents: int) -> list[list[Pair]]:
     "Different pairs, grouped by query, at most `max_documents` a group."
     groups: dict[str, list[Pair]] = {}
@@ -218,6 +221,7 @@ def by_query(pairs: Sequence[Pair], max_documents: int) -> list[list[Pair]]:
     ]
 
 
+# %% ../nbs/06e_http.ipynb #cb03d456
 def gather(
     send: Callable[[list[Pair], Event], list[float]],  # the scores of a batch, or an error; gives up at the event
     batches: Sequence[list[Pair]],
@@ -246,7 +250,7 @@ def gather(
     return found, errors
 
 
-# %% ../nbs/06e_http.ipynb #2646b77f
+# %% ../nbs/06e_http.ipynb #b0d247df
 BOUNDS = {"probability": (0.0, 1.0), "cosine": (-1.0, 1.0)}
 SLACK = 0.01  # a cosine in bf16 may reach 1.004
 
@@ -261,6 +265,7 @@ def check_scale(scale: str, scores: Sequence[float]) -> None:
         )
 
 
+# %% ../nbs/06e_http.ipynb #7a0fc9eb
 def read_key(key_env: str) -> str:
     "The key in an environment variable; no variable, no key."
     if key_env and not os.environ.get(key_env):

@@ -10,9 +10,9 @@ __all__ = [
     "ScoreHead",
     "Gemma2Layers",
     "MiniCPMLayers",
+    "own_keys",
     "gemma2_config",
     "minicpm_config",
-    "own_keys",
     "layerwise_settings",
     "head_index",
     "load_layerwise",
@@ -60,7 +60,7 @@ def compress(
     return (total / size[..., None]).to(hidden.dtype), kept
 
 
-# %% ../nbs/06c_layerwise.ipynb #8bf90bc7
+# %% ../nbs/06c_layerwise.ipynb #a124faef
 class ScoreHead(nn.Module):
     "One output, under the name that the checkpoints have for it."
 
@@ -69,6 +69,7 @@ class ScoreHead(nn.Module):
         self.linear_head = nn.Linear(hidden_size, 1, bias=False)
 
 
+# %% ../nbs/06c_layerwise.ipynb #b60c41ef
 class Gemma2Layers(Gemma2PreTrainedModel):
     "Gemma2 with a head a layer."
 
@@ -81,6 +82,7 @@ class Gemma2Layers(Gemma2PreTrainedModel):
         self.post_init()
 
 
+# %% ../nbs/06c_layerwise.ipynb #d1441cdc
 class MiniCPMLayers(GranitePreTrainedModel):
     "MiniCPM, which is a Granite, with a head a layer."
 
@@ -93,7 +95,16 @@ class MiniCPMLayers(GranitePreTrainedModel):
         self.post_init()
 
 
-# %% ../nbs/06c_layerwise.ipynb #b219ac2e
+# %% ../nbs/06c_layerwise.ipynb #b66f3a80
+def own_keys(kind: type[PretrainedConfig], saved: dict[str, Any]) -> dict[str, Any]:
+    "What this kind of configuration knows of a saved one."
+    known = {key: value for key, value in saved.items() if key in vars(kind()) and not key.startswith("_")}
+    known.pop("rope_parameters", None)
+    theta = saved.get("rope_theta") or (saved.get("rope_parameters") or {}).get("rope_theta") or 10_000.0
+    return known | {"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "tie_word_embeddings": False}
+
+
+# %% ../nbs/06c_layerwise.ipynb #262ab2ae
 def gemma2_config(saved: dict[str, Any]) -> PretrainedConfig:  # saved: the config.json of a checkpoint
     "The Gemma2 in a `cost_wise_gemma`."
     if not saved.get("layer_wise"):
@@ -104,6 +115,7 @@ def gemma2_config(saved: dict[str, Any]) -> PretrainedConfig:  # saved: the conf
     return Gemma2Config(**own_keys(Gemma2Config, saved))
 
 
+# %% ../nbs/06c_layerwise.ipynb #989b9719
 def minicpm_config(saved: dict[str, Any]) -> PretrainedConfig:
     "The Granite that computes what a `minicpm` computes."
     if saved.get("head_type", "simple") != "simple" or not saved.get("head_multi", True):
@@ -122,14 +134,7 @@ def minicpm_config(saved: dict[str, Any]) -> PretrainedConfig:
     )
 
 
-def own_keys(kind: type[PretrainedConfig], saved: dict[str, Any]) -> dict[str, Any]:
-    "What this kind of configuration knows of a saved one."
-    known = {key: value for key, value in saved.items() if key in vars(kind()) and not key.startswith("_")}
-    known.pop("rope_parameters", None)
-    theta = saved.get("rope_theta") or (saved.get("rope_parameters") or {}).get("rope_theta") or 10_000.0
-    return known | {"rope_parameters": {"rope_type": "default", "rope_theta": theta}, "tie_word_embeddings": False}
-
-
+# %% ../nbs/06c_layerwise.ipynb #b5fd44b6
 LAYERWISE = {"cost_wise_gemma": (Gemma2Layers, gemma2_config), "minicpm": (MiniCPMLayers, minicpm_config)}
 
 
@@ -147,7 +152,7 @@ def layerwise_settings(name: str | Path) -> dict[str, Any]:  # the saved config.
     return saved | {"head_layers": list(layers), "commit": extract_commit_hash(str(path), None)}
 
 
-# %% ../nbs/06c_layerwise.ipynb #32e11203
+# %% ../nbs/06c_layerwise.ipynb #bbcf852d
 Head = Literal["reference", "own"]
 
 
@@ -160,6 +165,7 @@ def head_index(saved: dict[str, Any], cutoff: int, head: Head) -> int:
     return 0 if head == "reference" and saved["model_type"] == "cost_wise_gemma" else saved["head_layers"].index(cutoff)
 
 
+# %% ../nbs/06c_layerwise.ipynb #f9403e7d
 def load_layerwise(
     name: str | Path,  # folder or hub name
     *,
@@ -190,7 +196,7 @@ def load_layerwise(
     return model.to(device).eval()
 
 
-# %% ../nbs/06c_layerwise.ipynb #767517bf
+# %% ../nbs/06c_layerwise.ipynb #44e72fef
 def layer_scores(
     model: Any,  # from `load_layerwise`
     ids: Tensor,  # [b, tokens], padded on the right
@@ -218,6 +224,7 @@ def layer_scores(
     return cap * torch.tanh(score / cap) if cap else score
 
 
+# %% ../nbs/06c_layerwise.ipynb #300dc6d9
 def surroundings(body: Any, hidden: Tensor) -> dict[str | None, dict[str, Any]]:  # by kind of layer
     "Positions and causal masks for states of this length."
     at = torch.arange(hidden.shape[1], device=hidden.device)[None]

@@ -22,8 +22,8 @@ __all__ = [
     "long_pairs",
 ]
 
-# %% ../nbs/05g_lengths.ipynb #48ec1ffb
-from collections.abc import Iterable, Sequence
+# %% ../nbs/05g_lengths.ipynb #20f3884c
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from .models import ModelRecord, described, literal_text, model_folder, reads
 from .weights import adapter_base, read_modules
 
 
-# %% ../nbs/05g_lengths.ipynb #a6a447ae
+# %% ../nbs/05g_lengths.ipynb #d2c9bfb4
 def shape_folder(record: ModelRecord) -> Path | None:  # None: the model has no transformer
     "Where configuration and tokenizer of a model's transformer lie."
     folder = model_folder(record.name)
@@ -47,6 +47,7 @@ def shape_folder(record: ModelRecord) -> Path | None:  # None: the model has no 
     return inside if (inside / "config.json").exists() or not (base := adapter_base(inside)) else model_folder(base)
 
 
+# %% ../nbs/05g_lengths.ipynb #f59d78cb
 def reads_at_most(record: ModelRecord) -> int:  # tokens; 0: any number
     "How many tokens a model can read."
     folder = shape_folder(record)
@@ -57,7 +58,7 @@ def reads_at_most(record: ModelRecord) -> int:  # tokens; 0: any number
         return reads(AutoModel.from_config(config, trust_remote_code=record.trust_remote_code))
 
 
-# %% ../nbs/05g_lengths.ipynb #17a0910a
+# %% ../nbs/05g_lengths.ipynb #b36646d2
 def token_counts(tokenizer: Any, texts: Iterable[str]) -> dict[str, int]:
     "Tokens of each text, special ones not counted."
     unique = list(dict.fromkeys(texts))
@@ -67,18 +68,20 @@ def token_counts(tokenizer: Any, texts: Iterable[str]) -> dict[str, int]:
     return {text: len(each) for text, each in zip(unique, ids, strict=True)}
 
 
+# %% ../nbs/05g_lengths.ipynb #63a19e46
 def special_tokens(tokenizer: Any, pair: bool = False) -> int:
     "Tokens that a tokenizer puts around a text, or a pair."
     return tokenizer.num_special_tokens_to_add(pair=pair) if hasattr(tokenizer, "backend_tokenizer") else 0
 
 
+# %% ../nbs/05g_lengths.ipynb #23d4fffb
 def open_tokenizer(record: ModelRecord) -> Any:
     "A model's tokenizer, which reads a text as text."
     found = AutoTokenizer.from_pretrained(shape_folder(record), trust_remote_code=record.trust_remote_code)
     return literal_text(found)
 
 
-# %% ../nbs/05g_lengths.ipynb #61fe41eb
+# %% ../nbs/05g_lengths.ipynb #26e2a9b5
 SHARE = 0.95  # of queries, and of passages, that are read whole
 STEP = 8  # tokens
 CAP = 512  # tokens; attention costs grow with the square
@@ -92,16 +95,17 @@ def covering(counts: Sequence[int], share: float = SHARE) -> int:  # a multiple 
     return -(-int(np.quantile(np.asarray(counts), share, method="inverted_cdf")) // STEP) * STEP
 
 
+# %% ../nbs/05g_lengths.ipynb #6b431cc4
 def some(items: Sequence[Any], most: int = MOST) -> Sequence[Any]:
     "All items, or so many at even distances."
     return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
 
 
-# %% ../nbs/05g_lengths.ipynb #4399401d
+# %% ../nbs/05g_lengths.ipynb #f878f913
 def length_finding(
     check: str,  # "max_length" or "pair_length"
     length: int,
-    counts: dict[str, Sequence[int]],  # tokens by kind of text, special ones counted
+    counts: Mapping[str, Sequence[int]],  # tokens by kind of text, special ones counted
     most: int,  # what the model reads; 0: any number
 ) -> Finding | None:  # None: nothing is cut
     "What a length cuts, in words."
@@ -121,9 +125,9 @@ def length_finding(
     return Finding(check, severity, f"{length} tokens cut {shares} (the longest has {longest})", remedy, evidence)
 
 
-# %% ../nbs/05g_lengths.ipynb #896344e5
+# %% ../nbs/05g_lengths.ipynb #69246ce5
 def fitted(
-    check: str, counts: dict[str, Sequence[int]], wanted: int, most: int, cap: int, name: str
+    check: str, counts: Mapping[str, Sequence[int]], wanted: int, most: int, cap: int, name: str
 ) -> tuple[int, Finding | None]:
     "A length from the data, or the one that is wanted, with what it cuts."
     if most and wanted > most:
@@ -132,6 +136,7 @@ def fitted(
     return length, length_finding(check, length, counts, most)
 
 
+# %% ../nbs/05g_lengths.ipynb #d015a6c1
 def student_length(
     record: ModelRecord,  # with its prompts; its max_length is kept where it has one
     queries: Sequence[str],
@@ -152,7 +157,7 @@ def student_length(
     return fitted("max_length", counts, record.max_length, most, cap, record.name)
 
 
-# %% ../nbs/05g_lengths.ipynb #316d474d
+# %% ../nbs/05g_lengths.ipynb #3083a826
 def pair_length(
     model: str | Path | ModelRecord,  # a cross-encoder, or the encoder that one is made of
     pairs: Sequence[tuple[str, str]],  # query, passage
@@ -169,6 +174,7 @@ def pair_length(
     return fitted("pair_length", {"pairs": counts}, wanted, most, cap, record.name)
 
 
+# %% ../nbs/05g_lengths.ipynb #46c4fcaf
 def long_pairs(tokenizer: Any, max_length: int, pairs: Sequence[tuple[str, str]]) -> int:
     "How many pairs have more tokens than `max_length`."
     counts = token_counts(tokenizer, [text for pair in pairs for text in pair])

@@ -61,7 +61,7 @@ class PackedLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, {str(self.dtype).removeprefix('torch.')}"
 
 
-# %% ../nbs/05d_linear.ipynb #ba18081a
+# %% ../nbs/05d_linear.ipynb #89364dc7
 def has_slow_mkl() -> bool:
     "Is this an x86 processor that MKL has no fast path for?"
     info = Path("/proc/cpuinfo")
@@ -69,6 +69,7 @@ def has_slow_mkl() -> bool:
     return platform.machine() in ("x86_64", "AMD64") and bool(maker) and maker[1] != "GenuineIntel"  # type: ignore[index]
 
 
+# %% ../nbs/05d_linear.ipynb #6b78ba19
 def works(layer: nn.Linear, dtype: torch.dtype) -> bool:
     "Does a packed copy of this layer give what the layer gives?"
     if not torch.backends.mkldnn.is_available():
@@ -109,12 +110,13 @@ def pack_linears(
     return len(linears)
 
 
-# %% ../nbs/05d_linear.ipynb #2bf48a0c
+# %% ../nbs/05d_linear.ipynb #419f0455
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:  # [m, k], [n, k], [n] → [m, n]
     "a bᵀ + bias by oneDNN."
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
 
 
+# %% ../nbs/05d_linear.ipynb #374b68aa
 class Product(torch.autograd.Function):
     "`product` with its gradients."
 
@@ -134,6 +136,7 @@ class Product(torch.autograd.Function):
         )
 
 
+# %% ../nbs/05d_linear.ipynb #a309c320
 class TrainingLinear(nn.Linear):
     "A linear layer that is trained through oneDNN."
 
@@ -144,6 +147,7 @@ class TrainingLinear(nn.Linear):
         return Product.apply(input, self.weight, self.bias)
 
 
+# %% ../nbs/05d_linear.ipynb #a726142e
 def trains(layer: nn.Linear) -> bool:
     "Does a layer get the same gradients through oneDNN?"
     if not torch.backends.mkldnn.is_available():
@@ -159,6 +163,7 @@ def trains(layer: nn.Linear) -> bool:
     return all((a - b).abs().max() <= 1e-4 * a.abs().max().clamp(min=1) for a, b in zip(wanted, got, strict=True))
 
 
+# %% ../nbs/05d_linear.ipynb #914e073d
 @contextmanager
 def training_linears(
     model: nn.Module,

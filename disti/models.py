@@ -119,7 +119,7 @@ def reads(body: nn.Module) -> int:  # tokens; 0: any number
     return max(0, getattr(config, "max_position_embeddings", None) or 0)
 
 
-# %% ../nbs/05_models.ipynb #a2e4cc40
+# %% ../nbs/05_models.ipynb #af106062
 def prepare(model: SentenceTransformer | CrossEncoder, name: str | Path, max_length: int = 0) -> None:
     "Set literal text, padding and length of an opened model."
     first: Any = model[0]
@@ -138,12 +138,14 @@ def prepare(model: SentenceTransformer | CrossEncoder, name: str | Path, max_len
     first.max_seq_length = max_length or min(saved, own or saved)
 
 
+# %% ../nbs/05_models.ipynb #3590dccc
 def prepare_static(tokenizer: Any, max_length: int) -> None:
     "Word vectors without a transformer read any length; a shorter one is cut by the tokenizer."
     if max_length and isinstance(tokenizer, Tokenizer):
         tokenizer.enable_truncation(max_length)
 
 
+# %% ../nbs/05_models.ipynb #dcc79dde
 def pad_somehow(tokenizer: Any, body: Any, name: str | Path) -> None:
     "Give a tokenizer without padding token one that it has."
     if tokenizer.pad_token is None:
@@ -217,7 +219,7 @@ class TokenReadout(Module):
 
 TokenReadout.__module__ = "disti.models"  # the name that is saved, also when this notebook runs the cell
 
-# %% ../nbs/05_models.ipynb #bf973290
+# %% ../nbs/05_models.ipynb #3de6184a
 Loaded = TypeVar("Loaded", SentenceTransformer, CrossEncoder)
 
 
@@ -249,6 +251,7 @@ def opened(
         ) from error
 
 
+# %% ../nbs/05_models.ipynb #30fdcf0b
 def load_student(
     model: str | Path | ModelRecord,  # a run's record; or folder, packaged model or hub name
     *,
@@ -267,7 +270,7 @@ def load_student(
     return made
 
 
-# %% ../nbs/05_models.ipynb #51a74296
+# %% ../nbs/05_models.ipynb #5096f931
 def set_dropout(model: nn.Module, p: float) -> None:
     "Set the probability of every dropout layer, those of attention included; an adapter keeps its own."
     for name, module in model.named_modules():
@@ -277,6 +280,7 @@ def set_dropout(model: nn.Module, p: float) -> None:
             setattr(module, "dropout_prob", p)  # noqa: B010
 
 
+# %% ../nbs/05_models.ipynb #8a4da726
 def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen; 0 where the model is nothing but word vectors
     "Stop the gradient to the largest embedding table."
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
@@ -306,7 +310,7 @@ def save_student(
     return Path(folder)
 
 
-# %% ../nbs/05_models.ipynb #9f891979
+# %% ../nbs/05_models.ipynb #2c363dfa
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -321,6 +325,7 @@ def has_fast_bf16(device: str) -> bool:
     )
 
 
+# %% ../nbs/05_models.ipynb #af9f292a
 def cpu_flags() -> str:
     "The CPU's feature flags, where Linux tells them."
     info = Path("/proc/cpuinfo")
@@ -329,6 +334,7 @@ def cpu_flags() -> str:
     )
 
 
+# %% ../nbs/05_models.ipynb #08a83b5e
 def real_precision(precision: str, device: str, known: Sequence[str] = get_args(Precision)) -> str:
     "What is meant on this device: 'auto' is bf16 where it is fast."
     if precision not in known:
@@ -336,6 +342,7 @@ def real_precision(precision: str, device: str, known: Sequence[str] = get_args(
     return precision if precision != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
 
 
+# %% ../nbs/05_models.ipynb #5bbc3386
 def autocast(device: str, precision: Precision) -> torch.autocast:
     "The context in which a model computes in the wanted precision."
     chosen = real_precision(precision, device)

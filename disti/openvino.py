@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-# %% ../nbs/05e_openvino.ipynb #f30b9faf
+# %% ../nbs/05e_openvino.ipynb #edddd62e
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -32,6 +32,7 @@ class Body(nn.Module):
         return made.logits if "logits" in made else made.last_hidden_state
 
 
+# %% ../nbs/05e_openvino.ipynb #17de7ef8
 def compiled_body(model: nn.Module, names: list[str], precision: str) -> Callable[..., Any]:
     "An OpenVINO model that takes NumPy arrays, one a name."
     try:

@@ -49,7 +49,7 @@ from .scorers import Pair, PairEngine, Precision, Scorer, digest_of
 from .weights import model_digest, model_folder, read_modules, resolve_model
 
 
-# %% ../nbs/06d_rerankers.ipynb #b25a9fc3
+# %% ../nbs/06d_rerankers.ipynb #86405997
 @dataclass(frozen=True)
 class Template:
     "The wording that a family of rerankers was trained on."
@@ -61,6 +61,7 @@ class Template:
     no: str = ""  # whose logit is taken off; "": none
 
 
+# %% ../nbs/06d_rerankers.ipynb #9a8f1654
 BGE = ("{bos}", "A: {query}", "\n", "B: {passage}", "\n", "{instruction}")
 QWEN = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -100,7 +101,7 @@ def find_template(
     return replace(chosen, instruction=instruction or chosen.instruction)
 
 
-# %% ../nbs/06d_rerankers.ipynb #deca189f
+# %% ../nbs/06d_rerankers.ipynb #49afbf26
 def literal_ids(tokenizer: Any, texts: Sequence[str], controls: Sequence[str]) -> list[list[int]]:
     "Token ids of texts in which control tokens are only characters."
     inside = "|".join(f"(?<={re.escape(word[0])})(?={re.escape(word[1:])})" for word in controls if len(word) > 1)
@@ -110,12 +111,14 @@ def literal_ids(tokenizer: Any, texts: Sequence[str], controls: Sequence[str]) -
     return [[n for _ in pieces for n in next(ids)] for pieces in parts]
 
 
+# %% ../nbs/06d_rerankers.ipynb #27d8192f
 def control_words(tokenizer: Any, template: Template) -> list[str]:
     "Tokens that mean something beyond their characters: special ones, and those the template's own words use."
     added = tokenizer.added_tokens_decoder.values()
     return [each.content for each in added if each.special or any(each.content in one for one in template.segments)]
 
 
+# %% ../nbs/06d_rerankers.ipynb #38f0119e
 def segment_ids(tokenizer: Any, template: Template, segment: str, pairs: Sequence[Pair]) -> list[list[int]]:
     "Token ids of one segment, for every pair."
     if segment == "{bos}":
@@ -131,6 +134,7 @@ def segment_ids(tokenizer: Any, template: Template, segment: str, pairs: Sequenc
     return [ids[text] for text in texts]
 
 
+# %% ../nbs/06d_rerankers.ipynb #9eec964f
 def prompt_tokens(
     tokenizer: Any,
     template: Template,
@@ -158,12 +162,13 @@ def prompt_tokens(
     )
 
 
+# %% ../nbs/06d_rerankers.ipynb #a1aa7b16
 def cut_pairs(tokenise: Any, pairs: Sequence[Pair]) -> int:
     "How many of these pairs do not fit."
     return sum(tokenise(list(pairs))["cut"])
 
 
-# %% ../nbs/06d_rerankers.ipynb #bdccaa53
+# %% ../nbs/06d_rerankers.ipynb #844e748d
 def weights_dtype(precision: str, place: str) -> torch.dtype:
     "In which type weights are loaded; those of 8 or 4 bits are made from what the device multiplies."
     if precision in ("int8", "int4"):
@@ -171,11 +176,13 @@ def weights_dtype(precision: str, place: str) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+# %% ../nbs/06d_rerankers.ipynb #657862b4
 def padded(ids: list[list[int]], device: str) -> Tensor:  # [rows, longest], zeros on the right
     "Token ids as a tensor."
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
 
 
+# %% ../nbs/06d_rerankers.ipynb #47773735
 def answer_ids(tokenizer: Any, template: Template) -> list[int]:  # of yes, and of no where it counts
     "The tokens whose logits are the score; an answer of several tokens is an error."
     ids = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in (template.yes, template.no) if answer]
@@ -187,7 +194,7 @@ def answer_ids(tokenizer: Any, template: Template) -> list[int]:  # of yes, and 
     return [each[0] for each in ids]
 
 
-# %% ../nbs/06d_rerankers.ipynb #e421d966
+# %% ../nbs/06d_rerankers.ipynb #38a98cd1
 def answer_logits(
     model: Any,  # a causal language model
     answers: list[int],  # token ids
@@ -204,6 +211,7 @@ def answer_logits(
     return cap * torch.tanh(logits / cap) if cap else logits / getattr(model.config, "logits_scaling", 1)  # Granite
 
 
+# %% ../nbs/06d_rerankers.ipynb #2b500058
 def yes_minus_no(model: Any, answers: list[int], tokens: dict[str, list]) -> Tensor:  # [rows]
     "Logit of yes, less that of no where the template has one."
     logits = answer_logits(model, answers, tokens)
@@ -264,17 +272,19 @@ def llm_reranker(
     return Scorer(Path(source).name, "logit", digest, engine, partial(cut_pairs, tokenise), engine)
 
 
-# %% ../nbs/06d_rerankers.ipynb #8b9c6e3b
+# %% ../nbs/06d_rerankers.ipynb #d74a6ca0
 def place_of(device: str) -> str:
     "The device that is meant."
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+# %% ../nbs/06d_rerankers.ipynb #44e000a3
 def budget(batch_tokens: int, place: str) -> int:
     "Most tokens a batch, by default what suits the device."
     return batch_tokens or (1_024 if place == "cpu" else 65_536)
 
 
+# %% ../nbs/06d_rerankers.ipynb #1924f36f
 def room_of(name: str | Path, max_length: int, own: int) -> int:
     "Tokens that a prompt may have."
     if max_length > own:
@@ -282,7 +292,7 @@ def room_of(name: str | Path, max_length: int, own: int) -> int:
     return max_length or min(1_024, own)
 
 
-# %% ../nbs/06d_rerankers.ipynb #004e3f05
+# %% ../nbs/06d_rerankers.ipynb #bff80052
 def one_layer(cutoff_layers: int | Sequence[int]) -> int:
     "The layer that is meant, given as a number or as a list of one."
     layers = [cutoff_layers] if isinstance(cutoff_layers, int) else list(cutoff_layers)
@@ -294,6 +304,7 @@ def one_layer(cutoff_layers: int | Sequence[int]) -> int:
     return layers[0] if layers else 0
 
 
+# %% ../nbs/06d_rerankers.ipynb #bc469e72
 def check_compression(compress_layers: Sequence[int], ratio: int, model_type: str, layers: int) -> tuple[int, ...]:
     "The layers before which tokens are merged; those that do nothing are an error."
     if ratio < 1:

@@ -41,12 +41,13 @@ def old_pooling(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# %% ../nbs/00d_saved.ipynb #0c23f244
+# %% ../nbs/00d_saved.ipynb #2152514a
 def write_json(path: Path, settings: Any) -> None:
     "Write a configuration."
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+# %% ../nbs/00d_saved.ipynb #4e45a448
 def old_transformer(folder: Path, max_length: int | None) -> None:
     "Let a transformer with its tokenizer be read by versions 4 and 5 of transformers."
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
@@ -59,7 +60,7 @@ def old_transformer(folder: Path, max_length: int | None) -> None:
         write_json(folder / "config.json", config | {"rope_theta": theta})
 
 
-# %% ../nbs/00d_saved.ipynb #397f3f44
+# %% ../nbs/00d_saved.ipynb #02083c68
 OLD_MODULES = {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "StaticEmbedding", "CNN", "LSTM",
                "BoW", "WordEmbeddings", "WordWeights", "WeightedLayerPooling"}  # fmt: skip  # of version 3.4
 DENSE = ("in_features", "out_features", "bias", "activation_function")  # what a Dense had before version 6
@@ -85,6 +86,7 @@ def without_old_form(folder: Path) -> list[str]:
     return strange
 
 
+# %% ../nbs/00d_saved.ipynb #34756d3e
 def old_form(
     folder: Path,  # saved by version 6; changed
     max_length: int | None,  # tokens; None: any number

@@ -193,7 +193,7 @@ class PairEngine:
         return None
 
 
-# %% ../nbs/06_scorers.ipynb #72cb3372
+# %% ../nbs/06_scorers.ipynb #869369a9
 def keep_score_in_fp32(model: CrossEncoder) -> None:
     "Compute the linear layers that give the score in float32, whatever the rest runs in."
     last = [
@@ -204,6 +204,7 @@ def keep_score_in_fp32(model: CrossEncoder) -> None:
     model.set_keep_in_fp32_modules(sorted({*(model.keep_in_fp32_modules or []), *last}))
 
 
+# %% ../nbs/06_scorers.ipynb #78507ebe
 def reranker_engine(
     model: CrossEncoder,  # with one output
     batch_tokens: int,
@@ -265,7 +266,7 @@ def ready_to_score(model: CrossEncoder, precision: str, backend: str = "torch") 
     return model
 
 
-# %% ../nbs/06_scorers.ipynb #dcc23b21
+# %% ../nbs/06_scorers.ipynb #7b882538
 def cross_encoder(
     name: str | Path,  # folder or hub name of a reranker with one output
     *,
@@ -279,7 +280,7 @@ def cross_encoder(
     "A cross-encoder: query and passage are read together; raw logits."
     model = load_reranker(name, max_length, device, trust_remote_code)
     place, length = str(model.device), model.max_seq_length or 512
-    chosen = real_precision(precision, place, get_args(Precision))
+    chosen: Any = real_precision(precision, place, get_args(Precision))
     digest = digest_of(
         "cross_encoder",
         weights=model_digest(name),
@@ -291,13 +292,13 @@ def cross_encoder(
     )
     engine = reranker_engine(
         ready_to_score(model, chosen, backend), batch_tokens or (1_024 if place == "cpu" else 65_536), chosen
-    )  # type: ignore[arg-type]
+    )
     return Scorer(
         Path(resolve_model(name)).name, "logit", digest, engine, partial(long_pairs, model.tokenizer, length), engine
     )
 
 
-# %% ../nbs/06_scorers.ipynb #d89185fd
+# %% ../nbs/06_scorers.ipynb #2370707a
 def embedding_scorer(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -324,6 +325,7 @@ def embedding_scorer(
     return Scorer(Path(resolve_model(name)).name, "cosine", digest, score, partial(long_texts, model, length))
 
 
+# %% ../nbs/06_scorers.ipynb #e10c09da
 def cosines(model: SentenceTransformer, rows: int, precision: Any, pairs: Sequence[Pair]) -> np.ndarray:  # [n]
     "Cosine of each pair; a text is encoded once."
     sides = []
@@ -335,6 +337,7 @@ def cosines(model: SentenceTransformer, rows: int, precision: Any, pairs: Sequen
     return np.einsum("nd,nd->n", *sides)
 
 
+# %% ../nbs/06_scorers.ipynb #02055a0f
 def long_texts(model: SentenceTransformer, length: int, pairs: Sequence[Pair]) -> int:
     "How many pairs have a text, with its prompt, of more tokens than `length`."
     sides = [[model.prompts.get(kind) or "" for kind in ("query", "document")]] * len(pairs)

@@ -149,7 +149,7 @@ def tiny_settings(kind: TinyLLM, vocab_size: int, layers: int) -> dict[str, Any]
     return sizes | fixed | LLM_SETTINGS[kind]
 
 
-# %% ../nbs/05a_tiny.ipynb #861d5335
+# %% ../nbs/05a_tiny.ipynb #4b4496e6
 MADE_FROM = {"cost_wise_gemma": "gemma2", "minicpm": "granite"}  # the plain model in a layerwise one
 
 
@@ -163,6 +163,7 @@ def layerwise_weights(saved: dict[str, Any], layers: int) -> dict[str, torch.Ten
     return weights | {f"lm_head.{n}.linear_head.weight": 0.02 * torch.randn(1, saved["hidden_size"]) for n in heads}
 
 
+# %% ../nbs/05a_tiny.ipynb #701cfe90
 def tiny_llm(
     folder: str | Path,  # written here
     texts: Sequence[str],  # the tokenizer is trained on these

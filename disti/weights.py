@@ -24,12 +24,12 @@ __all__ = [
     "read_settings",
     "own_prompts",
     "own_pooling",
-    "ModelRecord",
-    "described",
-    "model_record",
     "read_modules",
     "foreign_modules",
     "check_code",
+    "ModelRecord",
+    "described",
+    "model_record",
     "write_model",
     "read_model",
     "run_model",
@@ -102,7 +102,7 @@ def resolve_model(name: str | Path) -> str:  # a folder, or a hub name unchanged
     return str(name)
 
 
-# %% ../nbs/00c_weights.ipynb #f577079e
+# %% ../nbs/00c_weights.ipynb #238c2b2e
 def hub_folder(name: str) -> Path:  # .../snapshots/REVISION
     "The small files of a hub's model, in this machine's cache."
     from huggingface_hub import snapshot_download
@@ -121,6 +121,7 @@ def hub_folder(name: str) -> Path:  # .../snapshots/REVISION
     ) from problem
 
 
+# %% ../nbs/00c_weights.ipynb #e2310d97
 def model_folder(name: str | Path) -> Path:
     "The folder with a model's small files: the model's own, or the hub's."
     folder = Path(resolve_model(name))
@@ -165,7 +166,7 @@ def content_hash(path: Path) -> str:
     return hash_once(path)
 
 
-# %% ../nbs/00c_weights.ipynb #d81a2103
+# %% ../nbs/00c_weights.ipynb #7b6ecc4e
 def model_digest(name: str | Path) -> str:  # "sha256:..." of a folder, "owner/name@revision" of a hub's model
     "What names a model by what it computes."
     folder = Path(resolve_model(name))
@@ -180,6 +181,7 @@ def model_digest(name: str | Path) -> str:  # "sha256:..." of a folder, "owner/n
     return f"sha256:{hashlib.sha256(told.encode()).hexdigest()}"
 
 
+# %% ../nbs/00c_weights.ipynb #973aec0a
 def adapter_base(folder: Path) -> str:  # "": these are whole weights
     "The model that an adapter in this folder changes."
     adapter = folder / "adapter_config.json"
@@ -188,7 +190,7 @@ def adapter_base(folder: Path) -> str:  # "": these are whole weights
     )
 
 
-# %% ../nbs/00c_weights.ipynb #36825696
+# %% ../nbs/00c_weights.ipynb #8da43446
 def read_settings(folder: Path, file: str) -> dict[str, Any]:  # {} where there is none
     "One of a model's configurations."
     path = folder / file
@@ -196,6 +198,7 @@ def read_settings(folder: Path, file: str) -> dict[str, Any]:  # {} where there 
     return saved if isinstance(saved, dict) else {}
 
 
+# %% ../nbs/00c_weights.ipynb #24abcda8
 def own_prompts(folder: Path) -> tuple[str, str]:  # of queries, of passages
     "The prompts that a model was saved with."
     prompts = read_settings(folder, "config_sentence_transformers.json").get("prompts") or {}
@@ -203,6 +206,7 @@ def own_prompts(folder: Path) -> tuple[str, str]:  # of queries, of passages
     return prompts.get("query") or "", passage
 
 
+# %% ../nbs/00c_weights.ipynb #c4af0151
 def own_pooling(folder: Path) -> str:  # such as "mean" or "cls"; "": the folder says nothing
     "How a model makes one vector of its tokens' vectors."
     for path in sorted(folder.glob("*Pooling*/config.json")):
@@ -213,7 +217,36 @@ def own_pooling(folder: Path) -> str:  # such as "mean" or "cls"; "": the folder
     return ""
 
 
-# %% ../nbs/00c_weights.ipynb #8b902e47
+# %% ../nbs/00c_weights.ipynb #cc5e9667
+OURS = ("sentence_transformers.", "disti.")  # packages whose modules may stand in modules.json
+
+
+def read_modules(folder: Path) -> list[dict[str, Any]]:  # [] where there is none
+    "The parts of a model, as modules.json lists them."
+    path = folder / "modules.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+# %% ../nbs/00c_weights.ipynb #fdf866bd
+def foreign_modules(folder: Path) -> list[str]:  # types in modules.json
+    "Modules of a model that come from somewhere else."
+    kinds = [str(each.get("type", "")) for each in read_modules(folder)]
+    routed = [kind for file in folder.glob("**/router_config.json")
+              for kind in (json.loads(file.read_text(encoding="utf-8")).get("types") or {}).values()]  # fmt: skip
+    return [kind for kind in [*kinds, *routed] if not kind.startswith(OURS)]
+
+
+# %% ../nbs/00c_weights.ipynb #00951606
+def check_code(name: str | Path, folder: Path, trust_remote_code: bool) -> None:
+    "Refuse a model that is not whole without code of its own, unless that is asked for."
+    if not trust_remote_code and (foreign := foreign_modules(folder)):
+        raise ValueError(
+            f"{name} wants to run code that is neither sentence-transformers' nor disti's: {foreign[0]} in its "
+            "modules.json. Read that code, then allow it with trust_remote_code=True"
+        )
+
+
+# %% ../nbs/00c_weights.ipynb #1ed86aaf
 @dataclass(frozen=True)
 class ModelRecord:
     "A model as every stage of a run means it."
@@ -228,6 +261,7 @@ class ModelRecord:
     trust_remote_code: bool = False  # may the folder's own Python code run?
 
 
+# %% ../nbs/00c_weights.ipynb #539ca30b
 def described(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -245,6 +279,7 @@ def described(
     return ModelRecord(str(name), "", *prompts, max_length, own_pooling(folder), precision, trust_remote_code)
 
 
+# %% ../nbs/00c_weights.ipynb #0c00b8b9
 def model_record(
     name: str | Path,  # folder, packaged model or hub name
     *,
@@ -262,39 +297,13 @@ def model_record(
     return replace(told, digest=model_digest(name))
 
 
-# %% ../nbs/00c_weights.ipynb #e7cc8fd5
-OURS = ("sentence_transformers.", "disti.")  # packages whose modules may stand in modules.json
-
-
-def read_modules(folder: Path) -> list[dict[str, Any]]:  # [] where there is none
-    "The parts of a model, as modules.json lists them."
-    path = folder / "modules.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def foreign_modules(folder: Path) -> list[str]:  # types in modules.json
-    "Modules of a model that come from somewhere else."
-    kinds = [str(each.get("type", "")) for each in read_modules(folder)]
-    routed = [kind for file in folder.glob("**/router_config.json")
-              for kind in (json.loads(file.read_text(encoding="utf-8")).get("types") or {}).values()]  # fmt: skip
-    return [kind for kind in [*kinds, *routed] if not kind.startswith(OURS)]
-
-
-def check_code(name: str | Path, folder: Path, trust_remote_code: bool) -> None:
-    "Refuse a model that is not whole without code of its own, unless that is asked for."
-    if not trust_remote_code and (foreign := foreign_modules(folder)):
-        raise ValueError(
-            f"{name} wants to run code that is neither sentence-transformers' nor disti's: {foreign[0]} in its "
-            "modules.json. Read that code, then allow it with trust_remote_code=True"
-        )
-
-
-# %% ../nbs/00c_weights.ipynb #c0c4e415
+# %% ../nbs/00c_weights.ipynb #c5cef6ec
 def write_model(path: str | Path, record: ModelRecord) -> Path:
     "Write a record as JSON."
     return write_text(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
 
 
+# %% ../nbs/00c_weights.ipynb #97d89620
 def read_model(path: str | Path) -> ModelRecord:
     "A record that `write_model` wrote."
     try:
@@ -303,6 +312,7 @@ def read_model(path: str | Path) -> ModelRecord:
         raise ValueError(f"{path} is not a model's record ({error}); make it again: disti run 11_mine") from None
 
 
+# %% ../nbs/00c_weights.ipynb #5efc6d3a
 def run_model(
     home: str | Path,  # artifacts/RUN
 ) -> ModelRecord:
@@ -321,7 +331,7 @@ def run_model(
     return record
 
 
-# %% ../nbs/00c_weights.ipynb #cfecd51a
+# %% ../nbs/00c_weights.ipynb #e7c5fc9d
 HARMLESS = {
     "api-version",
     "version",
@@ -338,6 +348,7 @@ def bare_address(url: str) -> str:  # "http://host/path"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else url.partition("?")[0]
 
 
+# %% ../nbs/00c_weights.ipynb #c223d5ff
 def check_address(url: str) -> str:  # without the scheme
     "An http(s) address without password or key."
     parts = urlsplit(url)
