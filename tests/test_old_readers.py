@@ -4,7 +4,8 @@ Each environment is a folder to put first on the path, or a Python to run; DISTI
 colons. One is made with, for example:
 
     pip install --no-deps --target old/st34 'sentence-transformers==3.4.*' 'transformers==4.48.*' \
-        'huggingface_hub<0.36' 'tokenizers==0.21.*' 'peft==0.14.*' 'accelerate==1.2.*' 'datasets==3.2.*' && pip install --target old/st34 aiohttp
+        'huggingface_hub<0.36' 'tokenizers==0.21.*' 'peft==0.14.*' 'accelerate==1.2.*' 'datasets==3.2.*'
+    pip install --target old/st34 aiohttp
     pip install --no-deps --target old/st51 'sentence-transformers==5.1.*' 'transformers==4.56.*' \
         'huggingface_hub<1' 'tokenizers==0.22.*' 'peft==0.17.*' 'accelerate==1.10.*' 'datasets==4.0.*'
     DISTI_OLD_READERS=old/st34:old/st51 pytest tests/test_old_readers.py -s
