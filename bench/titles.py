@@ -2,9 +2,10 @@
 
     python bench/titles.py [--out FOLDER] [--tiny] [--set KEY=VALUE ...]
 
-The demo's passages get the object's module as title, and its training pairs stay written without one, as most people's are. A passage and
-its training copy must be one document whichever way it was written. Both twins run the demo recipe up to the student `full`; shown are how
-many of the mined negatives are the query's own passage, and nDCG@10. Last line: one JSON object.
+The demo's passages get the object's module as title, and its training pairs stay written without one, as most people's
+are. A passage and its training copy must be one document whichever way it was written. Both twins run the demo recipe
+up to the student `full`; shown are how many of the mined negatives are the query's own passage, and nDCG@10. The last
+line is one JSON object.
 """
 
 import argparse
@@ -77,9 +78,8 @@ def main() -> None:
             for model in ("untrained", "full")
         }
         found[name] = {"own": own, "lists": lists, **scores}
-        print(
-            f"{name:8} own passages {own} of {lists} lists, untrained {scores['untrained']:.3f}, full {scores['full']:.3f}"
-        )
+        told = ", ".join(f"{model} {value:.3f}" for model, value in scores.items())
+        print(f"{name:8} own passages in {own} of {lists} lists; nDCG@10: {told}")
     gains = {name: each["full"] - each["untrained"] for name, each in found.items()}
     print(
         json.dumps(
