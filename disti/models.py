@@ -47,6 +47,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Module
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .findings import tell
 from .records import replacing
@@ -282,11 +283,12 @@ def set_dropout(model: nn.Module, p: float) -> None:
 
 # %% ../nbs/05_models.ipynb #8a4da726
 def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen; 0 where the model is nothing but word vectors
-    "Stop the gradient to the largest embedding table."
+    "Stop the gradient to the words' embedding table; the largest one where the model does not say which it is."
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     if not tables:
         return 0
-    table = max(tables, key=lambda m: m.weight.numel())
+    told = [m.get_input_embeddings() for m in model.modules() if isinstance(m, PreTrainedModel)]
+    table = next((m for m in told if m in tables), None) or max(tables, key=lambda m: m.weight.numel())
     table.weight.requires_grad_(False)
     return table.weight.numel()
 
