@@ -235,7 +235,7 @@ def load_llm(name: str | Path, dtype: torch.dtype) -> Any:
     return made[0]
 
 
-# %% ../nbs/06d_rerankers.ipynb #5ad62848
+# %% ../nbs/06d_rerankers.ipynb #8a4b64eb
 def llm_reranker(
     name: str | Path,  # folder or hub name of a causal language model
     *,
@@ -259,14 +259,9 @@ def llm_reranker(
         quantize_linears(model.base_model, bits)
     length = room_of(name, max_length, reads(model) or 1_024)
     digest = digest_of(
-        "llm_reranker",
-        weights=model_digest(name),
-        max_length=length,
-        segments=chosen.segments,
-        precision=bits,
-        instruction=chosen.instruction,
-        answers=answers,
-    )
+        "llm_reranker", weights=model_digest(name), max_length=length, segments=chosen.segments, precision=bits,
+        instruction=chosen.instruction, answers=answers,
+    )  # fmt: skip
     tokenise = partial(prompt_tokens, tokenizer, chosen, length)
     engine = PairEngine(tokenise, partial(yes_minus_no, model, answers), budget(batch_tokens, place), bits, place)
     return Scorer(Path(source).name, "logit", digest, engine, partial(cut_pairs, tokenise), engine)
