@@ -178,11 +178,8 @@ def watch(
     out = out or sys.stdout
     with suppress(AttributeError, ValueError):  # a terminal without these characters shows ? for them
         out.reconfigure(errors="replace")
-    console, before = (
-        Console(file=out, highlight=False, emoji=False, force_jupyter=False, force_terminal=out.isatty()),
-        None,
-    )
-    run = read_run(home)
+    console = Console(file=out, highlight=False, emoji=False, force_jupyter=False, force_terminal=out.isatty())
+    run, before = read_run(home), None
     if once:
         console.print(screen(run))
         return CODES[run.state]
