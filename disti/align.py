@@ -5,7 +5,11 @@
 # %% auto #0
 __all__ = [
     "new_student",
+    "text_rows",
     "train",
+    "places_of",
+    "second_history",
+    "later",
     "align",
     "cosine_to_teacher",
     "compare_spaces",
@@ -60,6 +64,12 @@ def new_student(
     return add_head(made, head, dimensions, hidden=hidden, seed=seed)
 
 
+# %% ../nbs/16_align.ipynb #40d81395
+def text_rows(texts: Mapping[str, Sequence[str]]) -> list[Row]:  # "query", "passage" → texts
+    "Texts as rows of phase 1, each with its place among the teacher's vectors."
+    return [{"text": text, "kind": kind, "at": at} for kind, own in texts.items() for at, text in enumerate(own)]
+
+
 # %% ../nbs/16_align.ipynb #f0e6f6d1
 def train(
     model: SentenceTransformer,  # trained in place
@@ -87,7 +97,25 @@ def train(
     return steps
 
 
-# %% ../nbs/16_align.ipynb #4a99cb20
+# %% ../nbs/16_align.ipynb #29ad380d
+def places_of(texts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+    "Where each text's vector stands, by kind."
+    return {kind: {text: at for at, text in enumerate(own)} for kind, own in texts.items()}
+
+
+# %% ../nbs/16_align.ipynb #4f071334
+def second_history(history: Path) -> Path:
+    "The history of phase 2, beside that of phase 1."
+    return history.with_name(f"{history.name.split('.')[0]}-2.history.jsonl")
+
+
+# %% ../nbs/16_align.ipynb #a79143ae
+def later(rows: Sequence[Row], steps: int) -> list[Row]:
+    "The history of a phase that begins after so many steps."
+    return [row | {"step": row["step"] + steps} for row in rows]
+
+
+# %% ../nbs/16_align.ipynb #fb163078
 def align(
     student: SentenceTransformer,  # with a head to the teacher's dimensions; trained in place
     targets: Mapping[str, np.ndarray],  # "query", "passage" → the teacher's vectors [texts, d]
@@ -100,27 +128,23 @@ def align(
     mse2: float = 0.2,  # weight of the squared error in phase 2; InfoNCE has the rest
     tau: float = 0.05,
     against: str = "student",  # whose passages phase 2 contrasts with: student or teacher
-    checkpoints: str | Path,  # folder; the caller removes it when the model is saved
-    history: str | Path,  # ends in .jsonl; phase 2 writes beside it
+    checkpoints: Path,  # folder; the caller removes it when the model is saved
+    history: Path,  # ends in .jsonl; phase 2 writes beside it
     fingerprint: Row | None = None,  # what else the weights depend on: base model, teacher, texts
 ) -> list[Row]:  # the history of both phases
     "Align a student with its teacher's vectors, then sharpen it on labelled lists; steps 0 leaves a phase out."
     choose(against, ("student", "teacher"), "passages to contrast with:")
-    folder, file, done = Path(checkpoints), Path(history), list[Row]()
     told = {"mse": mse1, "texts": text_id(json.dumps([texts["query"], texts["passage"]])), "more": fingerprint or {}}
+    done: list[Row] = []
     if phase1.steps or phase1.epochs:
-        rows = [{"text": text, "kind": kind, "at": i} for kind, own in texts.items() for i, text in enumerate(own)]
-        done = train(student, rows, AlignLoss(student, mse1), TextCollator(student, targets), phase1,
-                     checkpoints=folder / "phase1", history=file, fingerprint=told)  # fmt: skip
+        done = train(student, text_rows(texts), AlignLoss(student, mse1), TextCollator(student, targets), phase1,
+                     checkpoints=checkpoints / "phase1", history=history, fingerprint=told)  # fmt: skip
     if phase2.steps or phase2.epochs:
-        places = {kind: {text: i for i, text in enumerate(texts[kind])} for kind in ("query", "passage")}
-        collator = ListsCollator(student, targets, places, against)
-        second = train(student, lists, ContrastLoss(student, mse2, tau), collator, phase2,
-                       checkpoints=folder / "phase2",
-                       history=file.with_name(f"{file.name.split('.')[0]}-2.history.jsonl"),
-                       fingerprint=told | {"phase1": asdict(phase1), "phase2": [mse2, tau, against]})  # fmt: skip
-        before = done[-1]["step"] if done else 0
-        done = done + [row | {"step": row["step"] + before} for row in second]
+        told |= {"phase1": asdict(phase1), "phase2": [mse2, tau, against]}
+        loss, collator = ContrastLoss(student, mse2, tau), ListsCollator(student, targets, places_of(texts), against)
+        second = train(student, lists, loss, collator, phase2, checkpoints=checkpoints / "phase2",
+                       history=second_history(history), fingerprint=told)  # fmt: skip
+        done = done + later(second, done[-1]["step"] if done else 0)
     return done
 
 
@@ -202,7 +226,7 @@ def few_negatives(
     return made
 
 
-# %% ../nbs/16_align.ipynb #9efc3b33
+# %% ../nbs/16_align.ipynb #86f73ab0
 def teach_vectors(
     record: ModelRecord,  # of the teacher
     texts: Mapping[str, Sequence[str]],  # of `training_texts`
@@ -220,7 +244,7 @@ def teach_vectors(
     )
     evaluated = {"query": list(collection.queries.values()), "passage": list(collection.corpus.values())}
     train, test = (
-        {kind: stored_embeddings(model, own, folder / f"{side}-{kind}.npy", kind=kind, **how)  # type: ignore[arg-type]
+        {kind: stored_embeddings(model, own, folder / f"{side}-{kind}.npy", kind=kind, **how)
          for kind, own in given.items()}
         for side, given in (("train", texts), ("eval", evaluated))
     )  # fmt: skip

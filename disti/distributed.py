@@ -15,17 +15,19 @@ import torch.distributed as dist
 from accelerate import PartialState
 
 
-# %% ../nbs/08c_distributed.ipynb #753ef461
+# %% ../nbs/08c_distributed.ipynb #b86f1761
 def processes() -> int:
     "How many processes train together."
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+# %% ../nbs/08c_distributed.ipynb #08a04216
 def life() -> int:
     "How often torchrun has restarted this run."
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
+# %% ../nbs/08c_distributed.ipynb #a4c816f3
 def join(device: str) -> None:  # "cpu", "cuda", ...
     "Meet the other processes, before anything is read or written."
     if processes() > 1 and not dist.is_initialized():
@@ -37,23 +39,27 @@ def join(device: str) -> None:  # "cpu", "cuda", ...
         atexit.register(leave)
 
 
+# %% ../nbs/08c_distributed.ipynb #aac17a84
 def leave() -> None:
     "Close the connections; a process that ends with them open may abort in one of their threads."
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
+# %% ../nbs/08c_distributed.ipynb #08f5abda
 def is_first() -> bool:
     "Is this the process that writes?"
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+# %% ../nbs/08c_distributed.ipynb #a3b4222c
 def wait() -> None:
     "Go on when all processes are here."
     if dist.is_initialized() and processes() > 1:
         dist.barrier()
 
 
+# %% ../nbs/08c_distributed.ipynb #0bafea8d
 def from_first(make: Callable[[], Any]) -> Any:
     "What a function gives in the first process, in all of them."
     found = [make() if is_first() else None]

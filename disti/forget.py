@@ -58,7 +58,7 @@ def check_alike(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None
             raise ValueError(f"integer tensors cannot be blended, and {name!r} differs between base and tuned model")
 
 
-# %% ../nbs/16b_forget.ipynb #987711cc
+# %% ../nbs/16b_forget.ipynb #ae86187f
 def blend(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
     "One tensor between two; the ends are exact copies."
     if alpha in (0, 1) or not base.is_floating_point():
@@ -66,6 +66,7 @@ def blend(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
     return ((1 - alpha) * base.float() + alpha * tuned.float()).to(tuned.dtype)
 
 
+# %% ../nbs/16b_forget.ipynb #133e972d
 def interpolate(
     base: SentenceTransformer,
     tuned: SentenceTransformer,
@@ -81,7 +82,7 @@ def interpolate(
     return made.eval()
 
 
-# %% ../nbs/16b_forget.ipynb #29eea7b5
+# %% ../nbs/16b_forget.ipynb #cbe74834
 def ndcg_values(
     model: SentenceTransformer,
     collection: Collection,
@@ -111,6 +112,7 @@ def sweep(
     return [{"alpha": float(alpha), **evaluate(interpolate(base, tuned, alpha))} for alpha in each]
 
 
+# %% ../nbs/16b_forget.ipynb #1e6d320e
 def sweep_both(
     base: SentenceTransformer,
     tuned: SentenceTransformer,
@@ -151,18 +153,19 @@ def start_of(
     return model_record(base or told) if base or told else run_model(home or "")
 
 
-# %% ../nbs/16b_forget.ipynb #69010f5c
+# %% ../nbs/16b_forget.ipynb #5303d5ae
 def half(values: Mapping[str, float], part: int) -> dict[str, float]:  # query id → value
     "Every second query: part 0 to choose on, part 1 to report on."
     return {query: values[query] for query in sorted(values)[part::2]}
 
 
+# %% ../nbs/16b_forget.ipynb #2e148bfc
 def mean(values: Mapping[str, float]) -> float:
     "The mean over queries."
     return sum(values.values()) / len(values)
 
 
-# %% ../nbs/16b_forget.ipynb #25442146
+# %% ../nbs/16b_forget.ipynb #782245d5
 def choose(
     rows: Sequence[Row],  # of `sweep`, the base among them
     budget: float,  # largest drop of the general measure, e.g. .01
@@ -177,6 +180,7 @@ def choose(
     return max(allowed, key=lambda row: (row["domain"], -row["alpha"]))
 
 
+# %% ../nbs/16b_forget.ipynb #69bd4402
 def sweep_table(rows: Sequence[Row], chosen: Row) -> pd.DataFrame:
     "The sweep with gains and drops against the base; the chosen α is marked."
     base = next(row for row in rows if row["alpha"] == 0)

@@ -8,6 +8,7 @@ __all__ = [
     "beside",
     "record_event",
     "board",
+    "flat",
     "TrainingHistory",
     "last_checkpoint",
     "dev_values",
@@ -35,7 +36,11 @@ from transformers import TrainerCallback
 from .records import Row, append_rows, read_partial, write_rows, write_text
 
 
+<<<<<<< HEAD
 # %% ../nbs/08a_progress.ipynb #952f8a25
+=======
+# %% ../nbs/08a_progress.ipynb #97591cb2
+>>>>>>> 4a4b1bb (Training, teachers and alignment: one definition a cell, something to see after each, outputs)
 def beside(
     history: Path,  # models/NAME.history.jsonl
     what: str,  # "events.jsonl", "tensorboard"
@@ -44,7 +49,11 @@ def beside(
     return history.with_name(f"{history.name.split('.')[0]}.{what}")
 
 
+<<<<<<< HEAD
 # %% ../nbs/08a_progress.ipynb #237c5b61
+=======
+# %% ../nbs/08a_progress.ipynb #9440a8a5
+>>>>>>> 4a4b1bb (Training, teachers and alignment: one definition a cell, something to see after each, outputs)
 def record_event(
     history: Path,
     step: int,  # last finished one
@@ -59,7 +68,11 @@ def record_event(
     append_rows(beside(history, "events.jsonl"), [row])
 
 
+<<<<<<< HEAD
 # %% ../nbs/08a_progress.ipynb #aa7b901d
+=======
+# %% ../nbs/08a_progress.ipynb #6c844e74
+>>>>>>> 4a4b1bb (Training, teachers and alignment: one definition a cell, something to see after each, outputs)
 def board(
     folder: Path,
     step: int,  # that the run goes on from
@@ -74,10 +87,18 @@ def board(
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
-# %% ../nbs/08a_progress.ipynb #3c4083d8
+# %% ../nbs/08a_progress.ipynb #d735030c
+def flat(row: Row) -> dict[str, float]:
+    "A history row without rows in it, as TensorBoard takes it."
+    inner = {f"{kind}/{name}": value for kind in ("terms", "shares") for name, value in row.get(kind, {}).items()}
+    return {key: value for key, value in row.items() if not isinstance(value, dict)} | inner
+
+
+# %% ../nbs/08a_progress.ipynb #e7fe8129
 NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "total_flos", "step", "train_loss")
 
 
+# %% ../nbs/08a_progress.ipynb #7f63a05a
 class TrainingHistory(TrainerCallback):
     "Writes a history row whenever the trainer logs, and shows one progress bar."
 
@@ -131,10 +152,7 @@ class TrainingHistory(TrainerCallback):
         self.bar.set_postfix({key: row[key] for key in ("loss", "dev") if key in row})
         self.waiting = {}
         if self.board:
-            flat = {key: value for key, value in row.items() if not isinstance(value, dict)}
-            for kind in ("terms", "shares"):
-                flat |= {f"{kind}/{name}": value for name, value in row.get(kind, {}).items()}
-            for key, value in flat.items():
+            for key, value in flat(row).items():
                 self.board.add_scalar(key, value, row["step"])
 
     def row(self, state: Any, logs: dict[str, float]) -> Row:
@@ -180,18 +198,20 @@ def last_checkpoint(
     return found[max(found)] if found else None
 
 
-# %% ../nbs/08a_progress.ipynb #2ba3160a
+# %% ../nbs/08a_progress.ipynb #e9c35c84
 def dev_values(log: Sequence[Row]) -> list[tuple[int, float]]:  # (step, value), a step that a resumed run repeats once
     "The evaluations in a trainer's log."
     return list({row["step"]: (row["step"], row["eval_dev"]) for row in log if "eval_dev" in row}.values())
 
 
+# %% ../nbs/08a_progress.ipynb #6c4ec956
 def waited(log: Sequence[Row]) -> int:  # 0: the newest is the best; -1: there is none
     "How many evaluations ago the best one was."
     values = [value for _, value in dev_values(log)]
     return len(values) - 1 - int(np.argmax(values)) if values else -1
 
 
+# %% ../nbs/08a_progress.ipynb #de7d7096
 class Dev(BaseEvaluator):
     "A function of the model, as the trainer wants it."
 
@@ -207,6 +227,7 @@ class Dev(BaseEvaluator):
         return {"dev": value}
 
 
+# %% ../nbs/08a_progress.ipynb #6ae2b888
 class KeepBest(TrainerCallback):
     "Saves a checkpoint of the best evaluation, and ends a run that waited long enough for a better one."
 

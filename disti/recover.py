@@ -8,8 +8,8 @@ __all__ = [
     "KNOWN",
     "IN_A_ROW",
     "chunks",
-    "Chunked",
     "several",
+    "Chunked",
     "replaced",
     "InChunks",
     "largest_part",
@@ -71,7 +71,13 @@ def chunks(
         }  # fmt: skip
 
 
-# %% ../nbs/08b_recover.ipynb #0d5f8aa6
+# %% ../nbs/08b_recover.ipynb #e459c9de
+def several() -> bool:
+    "Do several processes train together?"
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+# %% ../nbs/08b_recover.ipynb #2def7e1c
 class Chunked(nn.Module):
     "A model that encodes a batch in chunks and keeps no activations."
 
@@ -101,11 +107,6 @@ class Chunked(nn.Module):
             return checkpoint(self.encode, features, use_reentrant=False)
         grad = torch.ones((), requires_grad=True)  # a reentrant one wants an input with a gradient
         return checkpoint(lambda _: self.encode(features), grad, use_reentrant=True)
-
-
-def several() -> bool:
-    "Do several processes train together?"
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 # %% ../nbs/08b_recover.ipynb #e4a1f979
@@ -150,7 +151,7 @@ def largest_part(batch: Mapping[str, Any]) -> int:  # texts
     return max((len(value) for key, value in batch.items() if key.endswith("attention_mask")), default=0)
 
 
-# %% ../nbs/08b_recover.ipynb #d563c32c
+# %% ../nbs/08b_recover.ipynb #783dfb39
 T = TypeVar("T")
 
 
@@ -159,6 +160,7 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error))
 
 
+# %% ../nbs/08b_recover.ipynb #c95cb099
 def halving(
     call: Callable[[int], T],  # batch size → result; without gradients
     size: int = 64,  # texts at once, to begin with

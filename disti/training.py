@@ -25,8 +25,8 @@ __all__ = [
     "train_on",
     "fast",
     "ready",
-    "fit",
     "remove_checkpoints",
+    "fit",
     "plot_history",
     "save_trained",
 ]
@@ -84,7 +84,7 @@ def save_steps(settings: Fit) -> tuple[int, int]:  # steps between logs; between
     return log, max(1, round(settings.checkpoint_steps / log)) * log
 
 
-# %% ../nbs/08d_training.ipynb #28ecd3c8
+# %% ../nbs/08d_training.ipynb #a79b3d9d
 def learning(settings: Fit) -> dict[str, Any]:
     "The trainer's arguments that the weights depend on."
     return dict(
@@ -102,6 +102,7 @@ def learning(settings: Fit) -> dict[str, Any]:
     )
 
 
+# %% ../nbs/08d_training.ipynb #bc268d7a
 def writing(settings: Fit) -> dict[str, Any]:
     "The trainer's arguments of logs, checkpoints and evaluations; the progress bar is ours."
     log, save = save_steps(settings)
@@ -119,6 +120,7 @@ def writing(settings: Fit) -> dict[str, Any]:
     ) | (evaluation if settings.eval_steps else {})
 
 
+# %% ../nbs/08d_training.ipynb #a9212f18
 def machine(settings: Fit, device: str) -> dict[str, Any]:
     "The trainer's arguments of precision, memory and device."
     precision = real_precision(settings.precision, device)
@@ -141,7 +143,7 @@ def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
     return kind(output_dir=str(folder), **parts)
 
 
-# %% ../nbs/08d_training.ipynb #31b8b852
+# %% ../nbs/08d_training.ipynb #701ab9bb
 def chunked(loss: nn.Module, chunk: int, model: nn.Module) -> nn.Module:
     "A loss that can encode in chunks, where it calls the model as `loss.model`."
     if not isinstance(getattr(loss, "model", None), nn.Module):
@@ -150,11 +152,13 @@ def chunked(loss: nn.Module, chunk: int, model: nn.Module) -> nn.Module:
     return InChunks(loss, chunk, scores=isinstance(model, CrossEncoder))
 
 
+# %% ../nbs/08d_training.ipynb #ab24ab13
 def batches(model: Any) -> Any:
     "Lists as this kind of model takes them."
     return PairCollator(model) if isinstance(model, CrossEncoder) else ListCollator(model)
 
 
+# %% ../nbs/08d_training.ipynb #05131aca
 def kind_of(
     model: SentenceTransformer | CrossEncoder,
 ) -> tuple[Any, type]:  # the class of its trainer, of its arguments
@@ -224,7 +228,7 @@ def check_fit(
         raise ValueError(f"dims are lengths of the embedding, from 1 to {size} here, got {wrong[0]}")
 
 
-# %% ../nbs/08d_training.ipynb #3dc234b8
+# %% ../nbs/08d_training.ipynb #13217921
 def content_id(model: nn.Module, rows: Sequence[Row]) -> tuple[str, str]:  # of the weights, of the rows; 16 hex digits
     "What a run starts from."
     weights, data = hashlib.sha256(), hashlib.sha256()
@@ -236,6 +240,7 @@ def content_id(model: nn.Module, rows: Sequence[Row]) -> tuple[str, str]:  # of 
     return weights.hexdigest()[:16], data.hexdigest()[:16]
 
 
+# %% ../nbs/08d_training.ipynb #16d4fc77
 def run_mark(model: Any, rows: Sequence[Row], objective: Objective | None, settings: Fit, more: Row | None) -> Row:
     "What the weights of a run depend on."
     same = {key: value for key, value in asdict(settings).items() if key not in ("lint", "report_to")}
@@ -244,9 +249,11 @@ def run_mark(model: Any, rows: Sequence[Row], objective: Objective | None, setti
     return {"settings": same, "objective": str(objective or ""), "model": [weights, *reads], "rows": data, "more": more}
 
 
-# %% ../nbs/08d_training.ipynb #97232aa8
+# %% ../nbs/08d_training.ipynb #26e193ac
 def begin(resume: Path | None, recovery: Recovery) -> None:
-    "Forget the events of another run, or note that this one was started again."
+    "Forget the events of another run, or note that this one was started again; the first process does."
+    if not is_first():
+        return
     if resume is None and not recovery.file.exists() and not life():
         beside(recovery.history, "events.jsonl").unlink(missing_ok=True)
     if life():
@@ -265,7 +272,7 @@ def load_best(trainer: Any, folder: Path, resumed: Path | None) -> None:
         trainer._load_from_checkpoint(str(folder / f"checkpoint-{state.best_global_step}"))
 
 
-# %% ../nbs/08d_training.ipynb #e8238325
+# %% ../nbs/08d_training.ipynb #a502883d
 def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None) -> Diverged | None:
     "Train from a checkpoint to the last step; what went wrong, if the run diverged."
     try:
@@ -281,6 +288,7 @@ def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None
     return None
 
 
+# %% ../nbs/08d_training.ipynb #d85d7322
 def train_on(
     make: Callable[[], Any],  # a trainer
     model: nn.Module,
@@ -305,7 +313,7 @@ def train_on(
         model.zero_grad()
 
 
-# %% ../nbs/08d_training.ipynb #ee2063ec
+# %% ../nbs/08d_training.ipynb #7ec006c9
 @contextmanager
 def fast(model: SentenceTransformer | CrossEncoder, settings: Fit) -> Iterator[None]:
     "Attention and linear layers in the form that trains fastest on this machine."
@@ -315,6 +323,7 @@ def fast(model: SentenceTransformer | CrossEncoder, settings: Fit) -> Iterator[N
         yield
 
 
+# %% ../nbs/08d_training.ipynb #871ad885
 def ready(model: SentenceTransformer | CrossEncoder, settings: Fit) -> None:
     "Set the dropout, and freeze the word embeddings where that is wanted."
     set_dropout(model, settings.dropout)
@@ -322,7 +331,16 @@ def ready(model: SentenceTransformer | CrossEncoder, settings: Fit) -> None:
         freeze_word_embeddings(model)
 
 
-# %% ../nbs/08d_training.ipynb #e5f39d58
+# %% ../nbs/08d_training.ipynb #151181c5
+def remove_checkpoints(folder: Path) -> None:
+    "Training ended well: nothing will be resumed."
+    wait()
+    if is_first():
+        rmtree(folder)
+    wait()
+
+
+# %% ../nbs/08d_training.ipynb #34713b0e
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`; with a collator, whatever it takes
@@ -343,11 +361,9 @@ def fit(
     goal = None if loss else parse(objective).prepared(model, rows, seed=settings.seed)
     recovery = Recovery(Path(checkpoints), Path(history), settings.chunk, spike=settings.spike, first=is_first())
     resume = from_first(lambda: last_checkpoint(recovery.folder, run_mark(model, rows, goal, settings, fingerprint)))
-    recovery.load()
-    if is_first():
-        begin(resume, recovery)
-        if goal and resume is None:
-            look_first(model, rows, goal, settings)
+    begin(resume, recovery.load())
+    if goal and resume is None and is_first():
+        look_first(model, rows, goal, settings)
     ready(model, settings)
     mixed, taken = loss or goal.module(model, settings.dims), collator or batches(model)  # type: ignore[union-attr]
     with fast(model, settings):
@@ -355,14 +371,6 @@ def fit(
         train_on(make, model, settings, recovery, resume)
     remove_checkpoints(recovery.folder)
     return read_partial(Path(history))
-
-
-def remove_checkpoints(folder: Path) -> None:
-    "Training ended well: nothing will be resumed."
-    wait()
-    if is_first():
-        rmtree(folder)
-    wait()
 
 
 # %% ../nbs/08d_training.ipynb #cb6d5b68
