@@ -36,11 +36,7 @@ from transformers import TrainerCallback
 from .records import Row, append_rows, read_partial, write_rows, write_text
 
 
-<<<<<<< HEAD
-# %% ../nbs/08a_progress.ipynb #952f8a25
-=======
 # %% ../nbs/08a_progress.ipynb #97591cb2
->>>>>>> 4a4b1bb (Training, teachers and alignment: one definition a cell, something to see after each, outputs)
 def beside(
     history: Path,  # models/NAME.history.jsonl
     what: str,  # "events.jsonl", "tensorboard"
@@ -49,11 +45,7 @@ def beside(
     return history.with_name(f"{history.name.split('.')[0]}.{what}")
 
 
-<<<<<<< HEAD
-# %% ../nbs/08a_progress.ipynb #237c5b61
-=======
 # %% ../nbs/08a_progress.ipynb #9440a8a5
->>>>>>> 4a4b1bb (Training, teachers and alignment: one definition a cell, something to see after each, outputs)
 def record_event(
     history: Path,
     step: int,  # last finished one
@@ -68,11 +60,7 @@ def record_event(
     append_rows(beside(history, "events.jsonl"), [row])
 
 
-<<<<<<< HEAD
-# %% ../nbs/08a_progress.ipynb #aa7b901d
-=======
 # %% ../nbs/08a_progress.ipynb #6c844e74
->>>>>>> 4a4b1bb (Training, teachers and alignment: one definition a cell, something to see after each, outputs)
 def board(
     folder: Path,
     step: int,  # that the run goes on from
