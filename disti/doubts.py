@@ -104,15 +104,15 @@ def one_sided_lists(plan: Plan) -> Iterator[Finding]:
             )
 
 
-# %% ../nbs/07f_doubts.ipynb #833ea87b
+# %% ../nbs/07f_doubts.ipynb #d020b387
 def small_batch(plan: Plan) -> Iterator[Finding]:
     "A batch of one list, where negatives come from the others."
     bare = sum(not any(label <= 0 for label in row["labels"]) for row in plan.rows)
-    if plan.batch_size == 1 and bare and (found := plan.needing("in-batch")):
+    if plan.batch_size == 1 and bare and (terms := plan.needing("in-batch")):
         yield Finding(
             "small batch",
             "stop",
-            f"a batch of 1 list without negatives leaves {found[0]} nothing to compare: {bare} lists have none",
+            f"a batch of 1 list without negatives leaves {terms[0]} nothing to compare: {bare} lists have none",
             "raise batch_size, or mine negatives",
             {"lists": bare, "batch_size": 1},
         )
@@ -154,14 +154,14 @@ def false_negatives(plan: Plan) -> Iterator[Finding]:
         )
 
 
-# %% ../nbs/07f_doubts.ipynb #d5dc13dd
+# %% ../nbs/07f_doubts.ipynb #bc164a4c
 def teacher_auc(rows: Sequence[Row]) -> tuple[float, float, int]:  # mean over lists, its standard error, lists
     "Share of positive-negative pairs that the teacher orders as the labels do."
     shares = []
     for row in rows:
         pairs = list(zip(row["scores"], row["labels"], strict=False))
         positives, negatives = [s for s, label in pairs if label > 0], [s for s, label in pairs if label <= 0]
-        if positives and negatives:
+        if positives and negatives and all(map(math.isfinite, row["scores"])):
             shares.append(float(np.mean([0.5 * ((p > n) + (p >= n)) for p in positives for n in negatives])))
     error = float(np.std(shares, ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
     return (float(np.mean(shares)) if shares else math.nan), error, len(shares)
@@ -204,13 +204,13 @@ def constant_scores(plan: Plan) -> Iterator[Finding]:
         )
 
 
-# %% ../nbs/07f_doubts.ipynb #273bc077
+# %% ../nbs/07f_doubts.ipynb #756315bf
 def teacher_sizes(term: Term, lists: Sequence[Sequence[float]]) -> tuple[float, np.ndarray]:  # τ, size of each list
     "How many candidates of each list a term's teacher is about."
     options = term.options
     tau = options["tau_teacher"] or 1 / options["label_scale"]
     squash = options.get("probability", False)
-    t = [[1 / (1 + math.exp(-score)) if squash else score for score in scores] for scores in lists]
+    t = [[(1 + math.tanh(score / 2)) / 2 if squash else score for score in scores] for scores in lists]  # σ
     return tau, effective_list_size(t, tau).numpy()
 
 

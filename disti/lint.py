@@ -100,7 +100,7 @@ def first_shares(plan: Plan) -> dict[str, float]:  # loss → share of the gradi
     return gradient_shares(made, at)
 
 
-# %% ../nbs/07j_lint.ipynb #5483c19a
+# %% ../nbs/07j_lint.ipynb #64256df4
 def silent_terms(plan: Plan) -> Iterator[Finding]:
     "Terms with no gradient on a batch, or with hardly any beside the others."
     for name, share in first_shares(plan).items():
@@ -109,7 +109,8 @@ def silent_terms(plan: Plan) -> Iterator[Finding]:
             says = f"{name} has no gradient on the first batch: its target is met, or nothing is ordered"
             yield Finding("dead term", "warn", says, f"drop {name}, or move its target", {"share": 0.0})
         elif share < 0.01:
-            remedy = f"raise its weight to {weight * 0.2 / share:.2g} for a fifth, or set a factor to 1, or drop it"
+            more = f"{weight * 0.2 / share:.2g} for a fifth of the others'"  # who have nearly all of the sum
+            remedy = f"raise its weight to {more}, or set a factor to 1, or drop it"
             says = f"{name} has {share:.2%} of the gradient norm (weight {weight:g})"
             yield Finding("vanishing term", "warn", says, remedy, {"share": share, "weight": weight})
 
@@ -130,9 +131,9 @@ def calibration_for(
     return a, math.log(3) - a * high
 
 
-# %% ../nbs/07j_lint.ipynb #5d8c0be4
+# %% ../nbs/07j_lint.ipynb #b05100af
 def suggested(plan: Plan) -> str:
-    "The calibration of this student's cosines, as an objective says it."
+    "The calibration of this student's cosines, as an objective says it; (a, b) where they have none."
     rows = sample(plan)
     if not isinstance(plan.model, SentenceTransformer) or not rows:
         return "calibration=(a, b)"
@@ -145,7 +146,7 @@ def suggested(plan: Plan) -> str:
     return f"calibration=({a:.1f}, {b:.1f})"
 
 
-# %% ../nbs/07j_lint.ipynb #1581bd79
+# %% ../nbs/07j_lint.ipynb #32f21d6c
 def unreachable(plan: Plan) -> Iterator[Finding]:
     "Fixed targets that no arrangement of embeddings meets."
     lists = min(plan.batch_size or SAMPLE, len(plan.rows))
@@ -156,12 +157,13 @@ def unreachable(plan: Plan) -> Iterator[Finding]:
         topics, target = term.options.get("n_topics") or lists, term.options[reach.option]
         bound = reach.bound(topics)
         if (target > bound) if reach.most else (target < bound):
+            within = (math.floor if reach.most else math.ceil)(bound * 100) / 100  # at two places, not past the bound
             yield Finding(
                 "unreachable",
                 "warn",
                 f"{term.name} asks for {reach.option} {target:g}; over random negatives of {topics} topics "
                 f"{reach.says} {bound:.3f}",
-                f"give {term.name} a {suggested(plan)}, or {reach.option}={bound:.2f}",
+                f"give {term.name} a {suggested(plan)}, or {reach.option}={within:.2f}",
                 {reach.option: target, "bound": bound, "topics": topics},
             )
 
@@ -185,7 +187,7 @@ def truncation(plan: Plan) -> Iterator[Finding]:
         yield Finding("truncation", "warn", says, remedy, {"share": share, "limit": limit, "p95": p95})
 
 
-# %% ../nbs/07j_lint.ipynb #99f0be7a
+# %% ../nbs/07j_lint.ipynb #ce13d1e8
 TRAINING_PROMPTS = ("query", "document")  # names that `ListCollator` reads
 CARD_PROMPT = re.compile(r"""["'`](query: |passage: |search_query: |search_document: |Instruct: |Represent this )""")
 GIVE_PROMPTS = "give query_prompt and passage_prompt beside the model"
@@ -201,9 +203,9 @@ def unread_prompts(plan: Plan) -> Iterator[Finding]:
     if unread and (not any(used) or (not used[1] and {"passage", "corpus"} & set(unread))):
         says = f"the model's prompts {', '.join(unread)} are not used: only query and document are read"
         yield Finding("prompt", "warn", says, GIVE_PROMPTS, {"unread": len(unread)})
-    shown = CARD_PROMPT.search(getattr(plan.model, "_model_card_text", None) or "")
-    if shown and not given and not any(text.startswith(shown[1].strip()) for text in texts(plan)[0]):
-        says = f"the model's card shows texts that begin with {shown[1]!r}; here none does"
+    example = CARD_PROMPT.search(getattr(plan.model, "_model_card_text", None) or "")
+    if example and not given and not any(text.startswith(example[1].strip()) for text in texts(plan)[0]):
+        says = f"the model's card shows texts that begin with {example[1]!r}; here none does"
         yield Finding("prompt", "warn", says, GIVE_PROMPTS, {"prompts": 0})
 
 

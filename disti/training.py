@@ -168,7 +168,7 @@ def kind_of(
     return ListTrainer, SentenceTransformerTrainingArguments
 
 
-# %% ../nbs/08d_training.ipynb #97a2c5e9
+# %% ../nbs/08d_training.ipynb #5c0eff8c
 def build_trainer(
     model: SentenceTransformer | CrossEncoder,
     rows: Sequence[Row],
@@ -192,7 +192,7 @@ def build_trainer(
         callbacks=[*([told] if is_first() else []), KeepBest(settings.patience), *slow],
     )
     trainer.recovery, trainer.losses = recovery, Losses(settings.spike)
-    for callback in (ProgressCallback, PrinterCallback):
+    for callback in (ProgressCallback, PrinterCallback):  # they print what the history has
         trainer.remove_callback(callback)
     return trainer
 
@@ -272,7 +272,7 @@ def load_best(trainer: Any, folder: Path, resumed: Path | None) -> None:
         trainer._load_from_checkpoint(str(folder / f"checkpoint-{state.best_global_step}"))
 
 
-# %% ../nbs/08d_training.ipynb #a502883d
+# %% ../nbs/08d_training.ipynb #1aab4ad4
 def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None) -> Diverged | None:
     "Train from a checkpoint to the last step; what went wrong, if the run diverged."
     try:
@@ -282,13 +282,12 @@ def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None
     except Diverged as error:
         return error.with_traceback(None)
     finally:
-        trainer.accelerator.unwrap_model(
-            trainer.model, keep_fp32_wrapper=False
-        )  # else it would go on computing in bf16
+        # else the model would go on computing in bf16
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return None
 
 
-# %% ../nbs/08d_training.ipynb #d85d7322
+# %% ../nbs/08d_training.ipynb #3fdc2a3f
 def train_on(
     make: Callable[[], Any],  # a trainer
     model: nn.Module,
@@ -309,7 +308,8 @@ def train_on(
         resume = recovery.roll_back(problem, settings.rollbacks)
         wait()
         if resume is None:
-            model.load_state_dict(torch.load(start, map_location="cpu", weights_only=True), strict=False)
+            first = torch.load(start, map_location="cpu", weights_only=True)
+            model.load_state_dict(first, strict=False)  # frozen weights are not in it, and have not moved
         model.zero_grad()
 
 
