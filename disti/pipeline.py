@@ -49,7 +49,7 @@ from .places import Placed
 from .recipe import check_owner, data_files, job_values, main_student, read_recipe, recipes, resolve_recipe
 from .records import manifest_path, project_root, text_id, write_text
 from .run import keep_findings, locked
-from .stage import resource
+from .stage import resource, stage_params
 from .terminal import Terminal
 
 
@@ -140,16 +140,17 @@ def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
     for name in ("bm25", "untrained", "teacher", *recipe["students"]):
         place = f"results/{name}/{recipe['collection']}/measures.jsonl"
         yield place, "evaluate", job_values(recipe, "evaluate", model_name=name)
-    yield "case-study/cases.jsonl", "cases", job_values(recipe, "cases")
-    yield "gap/gap.jsonl", "gap", job_values(recipe, "gap")
-    yield "results/report.html", "compare", job_values(recipe, "compare")
+    main, models = main_student(recipe), " ".join(["bm25", "untrained", "teacher", *recipe["students"]])
+    yield "case-study/cases.jsonl", "cases", job_values(recipe, "cases", model_b=main)
+    yield "gap/gap.jsonl", "gap", job_values(recipe, "gap", student=main, reference="untrained")
+    yield "results/report.html", "compare", job_values(recipe, "compare", models=models, main=main)
 
 
 # %% ../nbs/09f_pipeline.ipynb #e97dfebe
 def strayed(recipe: Placed, home: Path) -> dict[str, str]:  # result → what is otherwise
     "Results that are gone, or were made with other values than the recipe's."
     found = {}
-    for place, _, values in results_of(recipe):
+    for place, stage, given in results_of(recipe):
         manifest = manifest_path(home / place)
         if not manifest.exists():
             continue
@@ -157,6 +158,7 @@ def strayed(recipe: Placed, home: Path) -> dict[str, str]:  # result → what is
             found[place] = "it is gone"
             continue
         made = json.loads(manifest.read_text(encoding="utf-8")).get("params", {})
+        values = {name: parameter.default for name, parameter in stage_params(stage).items()} | given
         other = [key for key in values if key in made and key not in PLACES and made[key] != values[key]]
         if other:
             found[place] = ", ".join(f"{key} {made[key]!r} there, {values[key]!r} in the recipe" for key in other[:3])

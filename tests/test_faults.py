@@ -44,8 +44,9 @@ def test_killed_run_gives_the_same_numbers(smoke: Path) -> None:
     one, two = (json.loads((path / "results" / "comparison.json").read_text()) for path in (home, smoke))
     names = {row["model"] for row in one["rows"]}
     assert one["rows"] == [row for row in two["rows"] if row["model"] in names]
-    for file in (one, two):  # Holm's correction counts the tests of its run
-        file["tests"] = [test | {"p_holm": None} for test in file["tests"] if {test["a"], test["b"]} <= names]
+    for file in (one, two):  # Holm's correction, and the level that is tested, count the tests of their run
+        own = {"p_holm": None, "minimum_effect": None}
+        file["tests"] = [test | own for test in file["tests"] if {test["a"], test["b"]} <= names]
     assert one["tests"] == two["tests"] != []
     assert not list(home.rglob("*.tmp*")), "what killed stages left behind is cleared by the next start"
     shutil.rmtree(home)
