@@ -43,7 +43,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        expand(RUN + "/results/{file}", file=["measures.jsonl", "comparison.md", "comparison.json", "report.html"]),
+        expand(RUN + "/results/{file}", file=["measures.jsonl", "comparison.md", "comparison.json", "report.html", "report.html.meta.json"]),
 
 
 if DEMO:
