@@ -26,9 +26,10 @@ __all__ = [
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .manifests import need
 from .metrics import mean_measures
 from .plots import p_text
-from .records import Row, need
+from .records import Row
 from .report import best_of
 from .sources import clusters_of, source_findings
 from .stats import holm, paired_tests, paired_values, verdict

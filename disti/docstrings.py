@@ -38,7 +38,8 @@ from pathlib import Path
 from unicodedata import normalize
 
 from .data import seeded_order
-from .records import Row, at, file_hash, is_fresh, stamp, text_id, write_rows
+from .manifests import is_fresh, stamp
+from .records import Row, at, file_hash, text_id, write_rows
 
 # %% ../nbs/01b_docstrings.ipynb #38ff54ce
 PACKAGES = {

@@ -39,11 +39,12 @@ import pandas as pd
 from .data import Collection, Qrels, Run, parent, unanswerable
 from .findings import Finding
 from .lengths import student_length
+from .manifests import need, read_manifest, wrong
 from .metrics import DEFAULT_MEASURES, measure
 from .models import encode
 from .pairs import without
 from .plots import plot_deltas, plot_groups
-from .records import Row, file_hash, need, read_manifest
+from .records import Row
 from .retrieve import bm25_index, bm25_run, dense_run, max_passage
 from .weights import ModelRecord, model_record, run_model
 
@@ -159,11 +160,8 @@ def check_student(folder: Path) -> list[Finding]:
             "train it here, or name it by -p model",
         )
         return [Finding("model", "warn", says, remedy)]
-    if (found := file_hash(folder)) != manifest["hash"]:
-        raise ValueError(
-            f"the files of {folder} changed since {manifest['stage']} made them ({manifest['hash'][:15]}... then, "
-            f"{found[:15]}... now). Train it again: disti run {manifest['stage']}"
-        )
+    if said := wrong(folder):
+        raise ValueError(f"{folder} {said}. Train it again: disti run {manifest['stage']} -p name {folder.name}")
     return []
 
 

@@ -32,9 +32,10 @@ from tqdm.auto import tqdm
 
 from .data import Collection
 from .dev import dev_ndcg
+from .manifests import read_manifest
 from .metrics import measure
 from .models import encode
-from .records import Row, read_manifest
+from .records import Row
 from .retrieve import dense_run
 from .stats import paired_tests
 from .weights import ModelRecord, model_record, run_model

@@ -45,9 +45,10 @@ import yaml
 from .check import check_recipe, read_sets, show_findings
 from .findings import Finding, stop_on
 from .looks import model_digests
+from .manifests import manifest_path
 from .places import Placed
 from .recipe import check_owner, data_files, job_values, main_student, read_recipe, recipes, resolve_recipe
-from .records import manifest_path, project_root, text_id, write_text
+from .records import project_root, text_id, write_text
 from .run import keep_findings, locked
 from .stage import resource, stage_params
 from .terminal import Terminal

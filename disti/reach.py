@@ -186,6 +186,7 @@ APART = (
     "terminal",
     "places",
     "findings",
+    "manifests",
     "doubts",
     "lint",
 )

@@ -6,7 +6,6 @@
 __all__ = [
     "STARTS",
     "SCRIPTS",
-    "PACKAGES",
     "Number",
     "check_start",
     "guess_encoding",
@@ -16,7 +15,9 @@ __all__ = [
     "parquet_rows",
     "numbered_rows",
     "read_rows",
-    "need",
+    "sync_entry",
+    "sync",
+    "clear_torn",
     "replacing",
     "write_text",
     "to_line",
@@ -25,30 +26,23 @@ __all__ = [
     "read_partial",
     "text_id",
     "file_hash",
+    "Known",
     "project_root",
     "at",
-    "versions",
-    "git_commit",
-    "manifest_path",
-    "stamp",
-    "read_manifest",
-    "is_fresh",
     "choose",
     "read_numbers",
 ]
 
-# %% ../nbs/00a_files.ipynb #1f077dd3
+# %% ../nbs/00a_files.ipynb #dd0bc0d5
 import hashlib
 import json
 import os
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
+from glob import escape
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, TypeVar
@@ -181,20 +175,38 @@ def read_rows(path: str | Path, kind: str = "") -> list[Row]:
     return numbered_rows(path, kind)[1]
 
 
-# %% ../nbs/00a_files.ipynb #7028d36b
-def need(
-    path: str | Path,  # a file or folder that an earlier stage makes
-    stage: str,  # that stage
-) -> Path:  # the path, when it is there and finished
-    "An input of a stage; when it is missing or unfinished, the error says what to run first."
-    path = Path(path)
-    if not path.exists():
-        run = next((p.name for p in path.parents if p.parent.name == "artifacts"), path.parent.parent.name)
-        raise FileNotFoundError(f"no file {path}; run stage {stage} first: disti run {stage} -p run {run}")
-    return path
+# %% ../nbs/00a_files.ipynb #16f07f77
+def sync_entry(folder: Path) -> None:
+    "Force the names in a folder to disk."
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
 
 
-# %% ../nbs/00a_files.ipynb #ed5ab9ce
+# %% ../nbs/00a_files.ipynb #38cde539
+def sync(path: Path) -> None:
+    "Force a file to disk, or a folder with all that is in it."
+    for inside in sorted(path.rglob("*"), reverse=True) if path.is_dir() else []:
+        sync(inside) if inside.is_file() else None
+        sync_entry(inside) if inside.is_dir() else None
+    if path.is_dir():
+        return sync_entry(path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+# %% ../nbs/00a_files.ipynb #24f03c58
+def clear_torn(path: Path) -> None:
+    "Remove what killed writers of this file or folder left under their temporary names."
+    for torn in path.parent.glob(f".{escape(path.name)}.*.tmp*"):
+        pid = torn.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
+
+
+# %% ../nbs/00a_files.ipynb #f761eed2
 @contextmanager
 def replacing(
     path: str | Path,  # final name of a file or folder
@@ -202,15 +214,15 @@ def replacing(
     "Swap in what the block wrote when it ends well; leave the old one when it fails."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_torn(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        if temporary.is_file():
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        elif path.is_dir():
+        sync(temporary)
+        if path.is_dir():
             rmtree(path)  # a folder cannot be replaced in one step; its manifest is gone first, see `stamp`
         os.replace(temporary, path)
+        sync_entry(path.parent)
     finally:
         if temporary.is_dir():
             rmtree(temporary)
@@ -297,6 +309,36 @@ def file_hash(path: str | Path) -> str:  # "sha256:..." of a file, or of a folde
     return f"sha256:{digest.hexdigest()}"
 
 
+# %% ../nbs/00a_files.ipynb #b05ffb39
+class Known:
+    "Content hashes of files, each read once while the file system says the same of it."
+
+    def __init__(self, path: Path | None = None) -> None:  # where to keep them; None: nowhere
+        self.path, self.seen, self.read = path, dict[str, list[Any]](), 0
+        try:
+            self.seen = dict(json.loads(path.read_bytes())) if path else {}
+        except (OSError, ValueError, TypeError):  # it only saves time
+            pass
+
+    def __call__(self, file: str | Path) -> str:  # "sha256:..."
+        "The content hash of a file."
+        real = os.path.realpath(file)
+        stat = os.stat(real)
+        now = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        kept = self.seen.get(real)
+        if kept and kept[:4] == now:
+            return kept[4]
+        made, self.read = file_hash(real), self.read + 1
+        if time.time_ns() - max(now[1:3]) > 2_000_000_000:
+            self.seen[real] = [*now, made]
+        return made
+
+    def save(self) -> None:
+        "Keep what was read for the next start."
+        if self.path and self.read:
+            write_text(self.path, json.dumps(self.seen))
+
+
 # %% ../nbs/00a_files.ipynb #889abfd0
 def project_root() -> Path:
     "Where relative paths start: the folder above `nbs/` in Lab and tests, the caller's folder in batch."
@@ -308,98 +350,6 @@ def project_root() -> Path:
 def at(path: str | Path) -> Path:
     "A path as a stage means it: absolute, or relative to the project's root."
     return project_root() / Path(path).expanduser()
-
-
-# %% ../nbs/00a_files.ipynb #da03c3c3
-PACKAGES = ("disti", "torch", "transformers", "sentence-transformers", "peft", "bm25s", "faiss-cpu", "numpy")
-
-
-def versions() -> dict[str, str]:
-    "Versions of Python and of the packages that numbers depend on."
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            pass
-    return found
-
-
-# %% ../nbs/00a_files.ipynb #9a09b3fc
-def git_commit() -> str:
-    "The commit of the project, with '+' when files differ from it; '' outside a repository."
-
-    def git(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=project_root())
-
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        return (
-            head.stdout.strip() + ("+" if git("status", "--porcelain", "-uno").stdout else "")
-            if not head.returncode
-            else ""
-        )
-    except FileNotFoundError:
-        return ""
-
-
-# %% ../nbs/00a_files.ipynb #44eb44f6
-def manifest_path(path: str | Path) -> Path:
-    "Where the manifest of a file or folder lies."
-    return Path(f"{path}.meta.json")
-
-
-# %% ../nbs/00a_files.ipynb #7b137443
-def stamp(
-    path: str | Path,  # a finished file or folder
-    *,
-    stage: str,  # the notebook that made it
-    params: Row,  # its parameters
-    inputs: Iterable[str | Path] = (),  # files and folders it read
-    started: float | None = None,  # `time.time()` at the start
-    **more: Any,  # further facts: device, rows, digests
-) -> Row:  # the manifest, as written
-    "Write the manifest of a finished file: last, so that a file with a manifest is whole."
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"cannot stamp {path}: it is not there")
-    if "rows" not in more and path.suffix == ".jsonl":
-        with open(path, "rb") as file:
-            more["rows"] = sum(1 for line in file if line.strip())
-    manifest = {
-        "file": path.name,
-        "stage": stage,
-        "params": params,
-        "hash": file_hash(path),
-        "inputs": {str(name): file_hash(name) for name in inputs},
-        "git": git_commit(),
-        "seed": params.get("seed"),
-        "versions": versions(),
-        "seconds": round(time.time() - started, 1) if started else None,
-        **more,
-    }
-    write_text(manifest_path(path), json.dumps(manifest, indent=1, ensure_ascii=False, default=str) + "\n")
-    return manifest
-
-
-# %% ../nbs/00a_files.ipynb #b5a6d6df
-def read_manifest(path: str | Path) -> Row | None:
-    "The manifest of a file, or None while the file is unfinished."
-    name = manifest_path(path)
-    return json.loads(name.read_text(encoding="utf-8")) if name.exists() and Path(path).exists() else None
-
-
-# %% ../nbs/00a_files.ipynb #d8ec0b10
-def is_fresh(path: str | Path, *, stage: str, params: Row, inputs: Iterable[str | Path] = ()) -> bool:
-    "Was this file finished by the same stage, with the same parameters, from inputs of the same content?"
-    manifest = read_manifest(path)
-    same = json.loads(json.dumps(params, default=str))
-    return bool(
-        manifest
-        and manifest["stage"] == stage
-        and manifest["params"] == same
-        and manifest["inputs"] == {str(name): file_hash(name) for name in inputs}
-    )
 
 
 # %% ../nbs/00a_files.ipynb #7a1fee8c

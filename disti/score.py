@@ -42,9 +42,10 @@ from .data import Qrels, texts, to_qrels
 from .ensemble import Mixture, mean_of, quality_table
 from .findings import Finding, stop_on, tell
 from .gate import gate as asked_gate
+from .manifests import need
 from .metrics import ndcg10
 from .models import ModelRecord, Precision
-from .records import Row, json_lines, need, read_rows
+from .records import Row, json_lines, read_rows
 from .scorers import Scorer, embedding_scorer
 from .shards import Job
 from disti.teacher import (

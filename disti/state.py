@@ -40,7 +40,8 @@ from pathlib import Path
 import psutil
 
 from .findings import plain
-from .records import Row, manifest_path
+from .manifests import manifest_path
+from .records import Row
 
 # %% ../nbs/09h_state.ipynb #8ff77973
 EVENT = {"step": int, "event": str, "detail": str, "seconds": (int, float)}  # a row of models/NAME.events.jsonl

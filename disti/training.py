@@ -57,10 +57,11 @@ from .distributed import from_first, is_first, join, life, processes, wait
 from .findings import stop_on, tell
 from .linear import training_attention, training_linears
 from .lint import lint
+from .manifests import manifest_path, stamp
 from .models import freeze_word_embeddings, real_precision, save_student, set_dropout
 from .objective import Objective, parse
 from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
-from .records import Row, manifest_path, read_partial, stamp
+from .records import Row, read_partial
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 from .settings import Fit, n_steps
 

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from .batches import padded
 from .losses import embedding_mse_cosine, info_nce_mse
+from .manifests import manifest_path, read_manifest, stamp, wrong
 from .models import encode
-from .records import Row, choose, manifest_path, read_manifest, stamp, text_id, write_text
+from .records import Row, choose, text_id, write_text
 from .weights import ModelRecord
 
 
@@ -63,7 +64,7 @@ def stored_embeddings(
     key = {"digest": digest, "kind": kind, "dtype": dtype, "precision": precision, **of}
     key["dimensions"] = model.get_embedding_dimension() or 0
     manifest = read_manifest(path)
-    if not (manifest and manifest["params"] == key):
+    if not (manifest and manifest["params"] == key and not wrong(path)):
         started = time.time()
         manifest_path(path).unlink(missing_ok=True)
         fill(model, texts, path, key, block)
