@@ -23,12 +23,13 @@ __all__ = [
     "wrong",
     "stamped",
     "need",
+    "need_all",
     "is_fresh",
     "seal",
     "unsound",
 ]
 
-# %% ../nbs/00g_manifests.ipynb #bb111230
+# %% ../nbs/00g_manifests.ipynb #b24d1845
 import hashlib
 import json
 import platform
@@ -221,10 +222,10 @@ def stamped(folder: Path) -> list[Path]:  # files and folders, whether or not th
     "Everything in a folder that has a manifest; what is hidden, and checkpoints, are no results."
     found = (Path(str(path).removesuffix(".meta.json")) for path in sorted(folder.rglob("*.meta.json")))
     return [path for path in found
-            if not any(part.startswith(".") or part == "checkpoints" for part in path.relative_to(folder).parts)]  # fmt: skip
+            if not any(p.startswith(".") or p == "checkpoints" for p in path.relative_to(folder).parts)]  # fmt: skip
 
 
-# %% ../nbs/00g_manifests.ipynb #b1d91655
+# %% ../nbs/00g_manifests.ipynb #5513ec31
 def need(
     path: str | Path,  # a file or folder that an earlier stage makes, or a folder of such files
     stage: str,  # that stage
@@ -242,6 +243,21 @@ def need(
             )
         READ[str(each)] = content(each, known)
     return path
+
+
+# %% ../nbs/00g_manifests.ipynb #1002ed27
+def need_all(
+    home: Path,  # artifacts/RUN
+    but: str = "",  # a stage whose results do not count
+) -> None:
+    "Refuse a run of which something is no more what was made."
+    known = Known(home / ".known.json")
+    for each in stamped(home):
+        made = read_facts(manifest_path(each)).get("stage", "")
+        if made != but and (said := wrong(each, known)):
+            raise ValueError(
+                f"{each} {said}. disti pipeline makes it again, or: disti run {made or 'STAGE'} -p run {home.name}"
+            )
 
 
 # %% ../nbs/00g_manifests.ipynb #195cf5cd
