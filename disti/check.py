@@ -43,7 +43,8 @@ def looked(look: Look, recipe: Placed) -> list[Finding]:
         return list(look(recipe))
     except Exception as error:  # a model that does not load raises errors of many kinds
         name = look.__name__.replace("_", " ")
-        return [Finding(name, "stop", plain(str(error)) or type(error).__name__, "see the message")]
+        kind = type(error).__name__
+        return [Finding(name, "stop", plain(str(error)) or kind, "see the message", {"raised": kind})]
 
 
 # %% ../nbs/09e_check.ipynb #2790bc35

@@ -13,16 +13,14 @@ __all__ = [
     "ELSEWHERE",
     "recipes",
     "read_recipe",
-    "Shape",
-    "check_shape",
     "goes_to",
     "shared_params",
-    "merge",
     "part_of",
     "stage_of",
     "apply_set",
     "check_entry",
     "check_student",
+    "check_stages",
     "scaled",
     "resolve_recipe",
     "main_student",
@@ -40,7 +38,7 @@ __all__ = [
     "general_files",
 ]
 
-# %% ../nbs/09b_recipe.ipynb #68ab4ab6
+# %% ../nbs/09b_recipe.ipynb #65cf23e7
 import json
 import os
 import re
@@ -50,9 +48,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from .places import Placed, read_placed
+from .names import name_fault, twin
+from .places import Placed, check_shape, merge, read_placed
 from .records import at, choose
 from disti.stage import (
     Parameter,
@@ -75,13 +72,13 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(resource("recipes").glob("*.yaml"))}
 
 
-# %% ../nbs/09b_recipe.ipynb #e2730dcd
+# %% ../nbs/09b_recipe.ipynb #af2f02bd
 def read_recipe(
     name: str | Path,  # "demo", or the path of a YAML file
 ) -> Placed:
     "A recipe as it stands in its file."
     path = Path(name)
-    if not path.is_file():
+    if not (path.is_file() or path.is_dir() and path.suffix in (".yaml", ".yml")):
         known = recipes()
         if path.suffix in (".yaml", ".yml") and path.stem not in known:
             raise FileNotFoundError(f"no recipe {path}; disti comes with {', '.join(known)}")
@@ -90,32 +87,6 @@ def read_recipe(
     if path.name != "recipe.yaml":  # a run's own knows its recipe already
         recipe.setdefault("recipe", path.stem)
     return recipe
-
-
-# %% ../nbs/09b_recipe.ipynb #8a51e773
-class Shape(BaseModel):
-    "The parts of a recipe; everything else is a parameter of some stage."
-
-    model_config = ConfigDict(extra="allow", strict=True)
-    recipe: str = ""
-    run: str = ""
-    scale: str = ""
-    main: str = ""
-    stages: dict[str, dict[str, Any]] = {}
-    students: dict[str, dict[str, Any]] = {}
-    scales: dict[str, dict[str, Any]] = {}
-
-
-# %% ../nbs/09b_recipe.ipynb #1bda1582
-def check_shape(recipe: Placed) -> None:
-    "Fail with one line and the place where a recipe has not the shape of one."
-    try:
-        Shape.model_validate(dict(recipe))
-    except ValidationError as error:
-        first = error.errors()[0]
-        keys = [str(key) for key in first["loc"] if key != "[key]"]
-        wanted = "a text; write it in quotes" if first["type"] == "string_type" else "a mapping of names and values"
-        raise ValueError(f"{recipe.place(*keys)}: must be {wanted}, got {str(first['input'])[:40]!r}") from None
 
 
 # %% ../nbs/09b_recipe.ipynb #c44c5d45
@@ -160,16 +131,6 @@ def shared_params() -> dict[str, Parameter]:  # name → the parameter in the fi
     return found
 
 
-# %% ../nbs/09b_recipe.ipynb #883e67ba
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:  # a new mapping
-    "Lay one recipe over another, mapping by mapping."
-    made = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        made[key] = merge(base[key], value) if both else deepcopy(value)
-    return made
-
-
 # %% ../nbs/09b_recipe.ipynb #bdac2d25
 def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("students", "kl") or ("stages", "teach")
     "Whose parameters the part before a dot means: a student's or a stage's."
@@ -186,7 +147,7 @@ def stage_of(part: str, name: str, values: Mapping[str, Any]) -> str:
     return str(values.get("stage", "distill")) if part == "students" else name
 
 
-# %% ../nbs/09b_recipe.ipynb #03dbcc7a
+# %% ../nbs/09b_recipe.ipynb #06c42144
 def apply_set(recipe: Placed, key: str, value: Any) -> None:
     "Put one value set by hand into a recipe."
     word, _, name = key.rpartition(".")
@@ -199,9 +160,11 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
         recipe["students"] = {name: students[choose(name, list(students), "student")] for name in names}
     elif key in STRUCTURE:
         raise ValueError(f"{key!r} is given to each job by the pipeline; set it for one of them: NAME.{key}=...")
+    elif key in PARTS:
+        raise ValueError(f"{key!r} is a part of a recipe, not one value; set one value of it: NAME.{key[:-1]}=...")
     else:
         known = shared_params()
-        recipe[key] = cast(key, value, known[choose(key, [*known, *PARTS], "parameter or recipe key")], "the recipe")
+        recipe[key] = cast(key, value, known[choose(key, list(known), "parameter or recipe key")], "the recipe")
         for part in ("stages", "students"):
             for name, values in recipe.get(part, {}).items():
                 if goes_to(key, stage_of(part, name, values)):
@@ -228,20 +191,43 @@ def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mappin
     return made
 
 
-# %% ../nbs/09b_recipe.ipynb #98627353
+# %% ../nbs/09b_recipe.ipynb #bfefca84
 def check_student(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check a student's entry: its name, the stage that trains it and parameters of that stage."
-    if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name in ("bm25", "untrained", "teacher"):
+    where = recipe.place("students", name)
+    if name_fault(name) or not re.fullmatch(r"(?!(bm25|untrained|teacher(-\d+)?)$)[a-z][a-z0-9_-]*", name, re.I | re.A):
         raise ValueError(
-            f"{recipe.place('students', name)}: student {name!r} needs another name: letters, digits, - and _, "
+            f"{where}: student {name[:60]!r} needs another name: letters, digits, - and _, "
             "and none of bm25, untrained, teacher"
         )
-    stage = choose(short(str(values.get("stage", "distill"))), TRAINS, f"stage for student {name}")
+    if other := twin(name, recipe.get("students", {})):
+        raise ValueError(f"{where}: {name} and {other} are one folder on some disks; give one another name")
+    try:
+        stage = choose(short(str(values.get("stage", "distill"))), TRAINS, f"stage for student {name}")
+    except ValueError as error:
+        raise ValueError(f"{recipe.place('students', name, 'stage')}: {error}") from None
     rest = {key: value for key, value in values.items() if key != "stage"}
     return {"stage": stage} | check_entry(recipe, "students", name, stage, rest)
 
 
-# %% ../nbs/09b_recipe.ipynb #38337d44
+# %% ../nbs/09b_recipe.ipynb #065e345c
+def check_stages(recipe: Placed) -> dict[str, dict[str, Any]]:  # by the stage's short name
+    "Check what a recipe says of single stages."
+    words = {word: short(stage) for stage in stages() for word in (short(stage), stage, stage.split("_")[0])}
+    made: dict[str, dict[str, Any]] = {}
+    for name, values in recipe.get("stages", {}).items():
+        where = recipe.place("stages", name)
+        try:
+            stage = words.get(name) or choose(name, list(map(short, stages())), "stage")
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        if stage in made:
+            raise ValueError(f"{where}: stage {stage} stands here a second time, under another name")
+        made[stage] = check_entry(recipe, "stages", name, stage, values)
+    return made
+
+
+# %% ../nbs/09b_recipe.ipynb #1d334226
 def scaled(recipe: Placed, scale: str) -> Placed:
     "A recipe with one of its scales laid over it; which one stays in it as a fact."
     scales = recipe.pop("scales", {})
@@ -249,11 +235,12 @@ def scaled(recipe: Placed, scale: str) -> Placed:
     if scale and scale != "full" and (scales or recipe.get("scale") != scale):
         made = Placed(merge(recipe, scales[choose(scale, ["full", *scales], "scale")]))
     made.path, made.lines = recipe.path, recipe.lines
+    check_shape(made)
     made["scale"] = "" if scale == "full" else scale
     return made
 
 
-# %% ../nbs/09b_recipe.ipynb #04f4127b
+# %% ../nbs/09b_recipe.ipynb #65e3bf0e
 def resolve_recipe(
     config: Mapping[str, Any],  # a recipe as read from its file
     scale: str = "",  # one of its scales; "" takes its own key `scale`
@@ -273,13 +260,10 @@ def resolve_recipe(
         recipe.setdefault(key, parameter.default)
     for key in recipe.keys() - {"stages", "students", "digests"}:
         try:
-            recipe[key] = cast(key, recipe[key], known[choose(key, [*known, *PARTS], "recipe key")], "the recipe")
+            recipe[key] = cast(key, recipe[key], known[choose(key, list(known), "recipe key")], "the recipe")
         except ValueError as error:
             raise ValueError(f"{recipe.place(key)}: {error}" if recipe.path else str(error)) from None
-    recipe["stages"] = {
-        short(find_stage(name).stem): check_entry(recipe, "stages", name, name, values)
-        for name, values in recipe.get("stages", {}).items()
-    }
+    recipe["stages"] = check_stages(recipe)
     recipe["students"] = {name: check_student(recipe, name, v) for name, v in recipe.get("students", {}).items()}
     return recipe
 
@@ -393,10 +377,14 @@ def run_values(
     return values, variant_of(find_stage(stage).stem, values), said
 
 
-# %% ../nbs/09b_recipe.ipynb #90124b1b
+# %% ../nbs/09b_recipe.ipynb #89d0ef02
 def check_owner(home: Path, recipe: Mapping[str, Any]) -> None:
     "Refuse a run's folder that belongs to another recipe, collection or scale."
     path = home / "recipe.yaml"
+    if other := twin(home.name, [each.name for each in home.parent.iterdir()] if home.parent.is_dir() else []):
+        raise ValueError(
+            f"run {home.name!r} and the run {other!r} that is there are one folder on some disks; take another name"
+        )
     if not path.is_file():
         return
     kept = read_recipe(path)

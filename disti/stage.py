@@ -9,7 +9,8 @@ __all__ = [
     "FromZero",
     "Share",
     "Positive",
-    "PlainName",
+    "NAMES",
+    "Place",
     "BOUNDS",
     "resource",
     "stages",
@@ -29,11 +30,12 @@ __all__ = [
     "stage_code",
 ]
 
-# %% ../nbs/09a_stage.ipynb #04023cf5
+# %% ../nbs/09a_stage.ipynb #071ddf57
 import ast
 import io
 import json
 import math
+import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import fields
@@ -44,6 +46,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError
 
 import disti
+from .names import name_fault, text_fault
 from .reach import PACKAGE, code_hash, plain_code, reach
 from .records import choose
 from .settings import Fit
@@ -168,21 +171,23 @@ def read_text(text: str, default: Any) -> Any:
     return value
 
 
-# %% ../nbs/09a_stage.ipynb #6270f993
+# %% ../nbs/09a_stage.ipynb #5e3cad7f
 Count = Annotated[int, Field(ge=1)]
 FromZero = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PlainName = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # one folder's name, wherever it is used
+NAMES = {  # what becomes the name of a folder or of a file: may it be empty?
+    **dict.fromkeys(("run", "name", "collection"), False),
+    **dict.fromkeys(("model_name", "scorer", "model_a", "model_b", "student", "reference", "main", "baseline"), True),
+}
+Place = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^{}\n\t]*$")]  # a folder's path
 BOUNDS: dict[str, Any] = {
-    "run": PlainName,
-    "name": PlainName,
+    "data_dir": Place,
+    "artifacts": Place,
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "lr": Positive,
     "dev_fraction": Share,
-    **dict.fromkeys(
-        ("data_dir", "artifacts", "collection", "finetune", "general"), Annotated[str, Field(pattern=r"^[^{}]*$")]
-    ),
+    **dict.fromkeys(("finetune", "general"), Annotated[str, Field(max_length=200, pattern=r"^[^{}\n\t]*$")]),
     **dict.fromkeys(("threads", "batch_size", "accumulate", "n_folds", "depth", "pool", "lora_r"), Count),
     **dict.fromkeys(("steps", "epochs", "max_queries", "max_docs", "max_eval_queries", "max_dev"), FromZero),
     **dict.fromkeys(("max_length", "pair_length", "chunk_words", "chunk_overlap", "eval_steps", "patience"), FromZero),
@@ -197,19 +202,21 @@ def bound(name: str, value: Any) -> str:  # "" when it is fine
     "What is wrong with a value of the right type."
     if isinstance(value, float) and not math.isfinite(value):
         return "should be a finite number"
+    if isinstance(value, str) and (fault := text_fault(value)):
+        return fault
+    if name in NAMES and (value or not NAMES[name]):
+        return name_fault(value, blanks=name == "collection")
     try:
         if name in BOUNDS and not (name == "epochs" and isinstance(value, float) and value >= 0):
             TypeAdapter(BOUNDS[name]).validate_python(value)
     except ValidationError as error:
-        if name in ("run", "name"):
-            return "should be a plain folder name: letters, digits, '.', '-', '_', no path"
-        if isinstance(value, str):
+        if isinstance(value, str) and set(value) & {"{", "}"}:
             return "should be without the braces { and }, which file patterns take for placeholders"
-        return error.errors()[0]["msg"].replace("Input should", "should")
+        return re.sub(r"^(Input|String) should", "should", error.errors()[0]["msg"])
     return ""
 
 
-# %% ../nbs/09a_stage.ipynb #278b2e3e
+# %% ../nbs/09a_stage.ipynb #2382491e
 def cast(
     name: str,
     value: Any,
@@ -218,9 +225,13 @@ def cast(
 ) -> Any:  # the value, in the type of the default
     "Check type and bounds of one value."
     default, made = parameter.default, value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
         made = float(value)
-    elif isinstance(default, str) and isinstance(value, list | tuple):
+    elif (
+        isinstance(default, str)
+        and isinstance(value, list | tuple)
+        and all(type(v) in (str, int, float) for v in value)
+    ):
         made = " ".join(map(str, value))  # dims: [384, 128]
     elif default is not None and isinstance(value, str) and not isinstance(default, str):
         try:
