@@ -27,8 +27,7 @@ __all__ = [
     "check_rows",
 ]
 
-# %% ../nbs/00_records.ipynb #35af15b2
-import math
+# %% ../nbs/00_records.ipynb #cafba1c2
 import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -155,14 +154,14 @@ def query_fault(row: Row) -> str:
     return "" if row["text"].strip() else "'text' is blank; give the query words, or remove it and its judgements"
 
 
-# %% ../nbs/00_records.ipynb #59f1bb85
+# %% ../nbs/00_records.ipynb #10cd2972
 TOP_GRADE = 1000
 
 
 def grade_fault(row: Row) -> str:
     "A grade is a number that every gain can hold."
     grade = row["score"]
-    if math.isfinite(grade) and grade <= TOP_GRADE:
+    if abs(grade) <= 1e15 and grade <= TOP_GRADE:  # NaN is neither
         return ""
     return (
         f"'score' is {grade}; a grade is a number up to {TOP_GRADE}: 1 for relevant, more for better, 0 or less for not"

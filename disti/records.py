@@ -6,11 +6,13 @@
 __all__ = [
     "STARTS",
     "SCRIPTS",
+    "KEY_ENDS",
     "Number",
     "check_start",
     "guess_encoding",
     "not_utf8",
     "text_lines",
+    "unique",
     "json_lines",
     "parquet_rows",
     "numbered_rows",
@@ -129,26 +131,51 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:  # number, line
                 raise not_utf8(Path(path), number, raw, error) from None
 
 
-# %% ../nbs/00a_files.ipynb #b5581cd2
+# %% ../nbs/00a_files.ipynb #72aad755
+KEY_ENDS = re.compile(r'"\s*:')  # of each key, and now and then within a text
+
+
+def unique(pairs: list[tuple[str, Any]]) -> Row:
+    "A JSON object; a key that stands twice is an error, since the last one would win without a word."
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return made
+
+
+# %% ../nbs/00a_files.ipynb #431301f2
 def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
     "Line number and object of every line that is not blank."
     for number, line in text_lines(path):
         try:
-            yield number, json.loads(line)
+            row = json.loads(line)
+            if isinstance(row, dict) and len(KEY_ENDS.findall(line)) > len(row):  # the slow look, where it may be
+                json.loads(line, object_pairs_hook=unique)
         except json.JSONDecodeError as error:
             array = " A list of rows is turned into lines by: jq -c '.[]'" if line.strip() in ("[", "[{", "{") else ""
             raise RowError(
                 f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}); "
                 f"a .jsonl file holds one JSON object a line.{array}"
             ) from None
+        except RecursionError:
+            raise RowError(f"{path}, line {number}: lists or objects within each other without end") from None
+        except ValueError as error:  # a number of more digits than Python reads, or a key that stands twice
+            raise RowError(f"{path}, line {number}: {str(error).partition(';')[0]}; mend or remove the row") from None
+        yield number, row
 
 
-# %% ../nbs/00a_files.ipynb #530bc03f
+# %% ../nbs/00a_files.ipynb #75465fbe
 def parquet_rows(path: Path) -> list[Row]:
     "All rows of a Parquet file; a key that is null in a row is left out of it."
+    from pyarrow import ArrowException
     from pyarrow.parquet import read_table
 
-    return [{key: value for key, value in row.items() if value is not None} for row in read_table(path).to_pylist()]
+    try:
+        rows = read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise RowError(f"{path}: not a whole Parquet file ({str(error).splitlines()[0][:120]})") from None
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
 
 # %% ../nbs/00a_files.ipynb #d68b8c00
