@@ -154,7 +154,7 @@ def query_fault(row: Row) -> str:
     return "" if row["text"].strip() else "'text' is blank; give the query words, or remove it and its judgements"
 
 
-# %% ../nbs/00_records.ipynb #8d12e50e
+# %% ../nbs/00_records.ipynb #4c046bda
 TOP_GRADE = 1000
 
 
@@ -163,7 +163,8 @@ def grade_fault(row: Row) -> str:
     grade = row["score"]
     if abs(grade) <= 1e15 and grade <= TOP_GRADE:  # NaN is neither
         return ""
-    return f"'score' is {str(grade)[:40]}; a grade is a number up to {TOP_GRADE}: 1 for relevant, more for better, 0 or less for not"
+    rule = f"a grade is a number up to {TOP_GRADE}: 1 for relevant, more for better, 0 or less for not"
+    return f"'score' is {str(grade)[:40]}; {rule}"
 
 
 # %% ../nbs/00_records.ipynb #eeb372d9
