@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attacks.tally import pytest_terminal_summary, tally  # noqa: F401
 from browser import find_browser
 
 ROOT = Path(__file__).parent.parent
