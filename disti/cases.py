@@ -10,8 +10,6 @@ __all__ = [
     "first_rank",
     "evidence",
     "add_evidence",
-    "md_text",
-    "md_id",
     "passage_md",
     "found_md",
     "case_md",
@@ -19,12 +17,12 @@ __all__ = [
     "find_cases",
 ]
 
-# %% ../nbs/18_cases.ipynb #ac4d0b19
-import re
+# %% ../nbs/18_cases.ipynb #b9f5fbe5
 from collections.abc import Mapping, Sequence
 from statistics import median
 
 from .data import Collection, Qrels, Run, seeded_order
+from .findings import md_id, md_text
 from .records import Row
 from .stats import paired_values
 
@@ -107,25 +105,6 @@ def add_evidence(
     teacher = {row["query_id"]: dict(zip(row["doc_ids"], row["scores"], strict=True)) for row in scored}
     found = [(case, case["query_id"]) for case in cases]
     return [case | evidence(qrels[q], run_a.get(q, []), run_b.get(q, []), teacher.get(q, {}), top) for case, q in found]
-
-
-# %% ../nbs/18_cases.ipynb #79e83be8
-def md_text(
-    text: str,
-    limit: int = 320,  # characters shown
-) -> str:
-    "A text as Markdown shows it literally, on one line, cut at a word."
-    text = " ".join(text.split())
-    if len(text) > limit:
-        text = text[:limit].rsplit(" ", 1)[0] + " …"
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: sign[0].encode("unicode_escape").decode(), text)
-    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", text.replace("&", "&amp;"))
-
-
-# %% ../nbs/18_cases.ipynb #4ae9c4d4
-def md_id(name: str) -> str:
-    "An id as code, or as escaped text when it holds more than letters, digits and a few signs."
-    return f"`{name}`" if re.fullmatch(r"[\w.:/#@+ -]+", name) and name.strip() == name else md_text(name)
 
 
 # %% ../nbs/18_cases.ipynb #11055dbe

@@ -22,10 +22,11 @@ __all__ = [
     "comparison_md",
 ]
 
-# %% ../nbs/21_compare.ipynb #adbc1698
+# %% ../nbs/21_compare.ipynb #bb3aca80
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .findings import md_text
 from .manifests import need
 from .metrics import mean_measures
 from .plots import p_text
@@ -230,23 +231,31 @@ def md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-# %% ../nbs/21_compare.ipynb #c00d9522
+# %% ../nbs/21_compare.ipynb #ed30c475
 def models_md(comparison: Row) -> str:
     "Means of all models, the best of a column in bold."
     measures, best, table = comparison["measures"], best_of(comparison), []
     for row in comparison["rows"]:
         bold = {name: "**" * (round(row[name], 3) == best[name]) for name in measures}
-        table.append([row["model"], *(f"{bold[name]}{row[name]:.3f}{bold[name]}" for name in measures)])
-    return md_table(["model", *measures], table)
+        table.append([md_text(row["model"]), *(f"{bold[name]}{row[name]:.3f}{bold[name]}" for name in measures)])
+    return md_table(["model", *map(md_text, measures)], table)
 
 
-# %% ../nbs/21_compare.ipynb #cd4567c9
+# %% ../nbs/21_compare.ipynb #ca564151
 def tests_md(comparison: Row) -> str:
     "The tested differences, and the smallest that each test would find in four of five tries."
-    head = ["difference", comparison["measures"][0], "95 % interval", "p", "p corrected", "won/tied/lost", "could find"]
+    head = [
+        "difference",
+        md_text(comparison["measures"][0]),
+        "95 % interval",
+        "p",
+        "p corrected",
+        "won/tied/lost",
+        "could find",
+    ]
     lines = [
         [
-            f"{t['a']} − {t['b']}",
+            f"{md_text(t['a'])} − {md_text(t['b'])}",
             f"{t['delta']:+.3f}",
             f"{t['ci_low']:+.3f} to {t['ci_high']:+.3f}",
             f"{t['p_randomisation']:.4f}",
@@ -260,21 +269,21 @@ def tests_md(comparison: Row) -> str:
     return md_table([*head, "verdict"], lines)
 
 
-# %% ../nbs/21_compare.ipynb #04024096
+# %% ../nbs/21_compare.ipynb #0bab7245
 def comparison_md(comparison: Row) -> str:
     "One comparison as Markdown."
-    n_queries, name, tests = comparison["rows"][0]["n_queries"], comparison["collection"], comparison["tests"]
+    n_queries, name, tests = comparison["rows"][0]["n_queries"], md_text(comparison["collection"]), comparison["tests"]
     parts = [
         f"## Comparison on {name}",
-        *([f"**{comparison['trial']}**"] if comparison["trial"] else []),
-        "\n".join(f"- {text}" for text in comparison["verdict"]),
+        *([f"**{md_text(comparison['trial'], 1000)}**"] if comparison["trial"] else []),
+        "\n".join(f"- {md_text(text, 3000)}" for text in comparison["verdict"]),
         models_md(comparison),
         f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
         "The teacher reranks mined candidates, all others search the whole corpus.",
         tests_md(comparison),
-        f"Paired differences in {comparison['measures'][0]}: bootstrap interval, randomisation test, and its p "
+        f"Paired differences in {md_text(comparison['measures'][0])}: bootstrap interval, randomisation test, and its p "
         f"corrected for {len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. "
         f"*Could find* is the smallest true difference that a test at .05/{len(tests)} would find in 4 of 5 tries.",
-        *(f"{text[:1].upper()}{text[1:]}." for text in comparison["sources"]),
+        *(f"{md_text(text[:1].upper() + text[1:], 1000)}." for text in comparison["sources"]),
     ]
     return "\n\n".join(parts) + "\n"

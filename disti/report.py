@@ -31,7 +31,7 @@ __all__ = [
     "report_html",
 ]
 
-# %% ../nbs/09g_report.ipynb #d807c6d7
+# %% ../nbs/09g_report.ipynb #a504eb7e
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -43,7 +43,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from .data import Collection
-from .findings import read_findings
+from .findings import html_text, read_findings
 from .plots import MAIN, OTHER, SOFT, drawing, figure_html, p_text, plot_deltas, plot_scores, signed
 from .records import Row, RowError, read_rows
 from .stats import paired_values
@@ -333,10 +333,12 @@ def provenance(manifests: Mapping[str, Row]) -> dict[str, Any]:
     }
 
 
-# %% ../nbs/09g_report.ipynb #928b062c
+# %% ../nbs/09g_report.ipynb #16936479
 def template() -> Any:  # a jinja2.Template
     "The page's template, which escapes all that data brings."
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = Environment(
+        autoescape=True, finalize=html_text, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     page.filters |= {"signed": signed, "p": lambda value: p_text(value).replace(" ", "\N{NO-BREAK SPACE}")}
     return page.from_string(files("disti").joinpath("_report.html.j2").read_text(encoding="utf-8"))
 

@@ -6,6 +6,7 @@
 __all__ = [
     "PAPERMILL",
     "COMMANDS",
+    "LONGEST",
     "environment",
     "locked",
     "keep_findings",
@@ -24,7 +25,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09c_run.ipynb #502baa06
+# %% ../nbs/09c_run.ipynb #21b1f317
 import argparse
 import fcntl
 import importlib
@@ -42,6 +43,7 @@ from typing import Any
 
 import disti
 from .findings import plain
+from .names import name_fault
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
 from .stage import check_params, code_cells, find_stage, stage_params, stages
@@ -129,7 +131,7 @@ def batch_notebook(path: Path) -> Any:  # an nbformat notebook
     return notebook
 
 
-# %% ../nbs/09c_run.ipynb #b6bd5b4d
+# %% ../nbs/09c_run.ipynb #175236f4
 PAPERMILL: dict[str, Any] = {
     "kernel_name": "python3",
     "language": "python",
@@ -160,7 +162,7 @@ def execute(
                 **PAPERMILL,
             )
         except PapermillExecutionError as error:
-            failure = f"{error.ename}: {plain(error.evalue)}"
+            failure = plain(f"{error.ename}: {error.evalue}")
         except DeadKernelError:
             failure = "DeadKernelError: the kernel was killed, most often for want of memory; use smaller batches"
         lines.flush()
@@ -188,7 +190,7 @@ def stage_env(
     }
 
 
-# %% ../nbs/09c_run.ipynb #187eb53c
+# %% ../nbs/09c_run.ipynb #5af10d3c
 def run_stage(
     stage: str | Path,  # "mine", "11_mine", "11" or the path of a notebook
     params: Mapping[str, Any] | None = None,  # values by name; the others keep their defaults
@@ -199,6 +201,8 @@ def run_stage(
     "Run a stage notebook in batch."
     path = find_stage(stage)
     given = check_params(path, params or {})
+    if variant and (fault := name_fault(variant)):
+        raise ValueError(f"--variant {fault}, got {variant[:60]!r}")
     values = {name: parameter.default for name, parameter in stage_params(path).items()} | given
     home = project_root() / values.get("artifacts", "artifacts") / values.get("run", "")
     output = home / "notebooks" / f"{path.stem}{'-' * bool(variant)}{variant}.ipynb"
@@ -313,19 +317,19 @@ def read_pairs(
     return pairs
 
 
-# %% ../nbs/09c_run.ipynb #b090a1e3
+# %% ../nbs/09c_run.ipynb #7b987a1c
 def read_json_object(text: str) -> dict[str, Any]:
     "An object from the command line."
     try:
         read = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--json is not JSON: {error}") from None
     if not isinstance(read, dict):
         raise ValueError(f"--json is one object of names and values, got {text[:40]!r}")
     return read
 
 
-# %% ../nbs/09c_run.ipynb #f303ce8a
+# %% ../nbs/09c_run.ipynb #64ba09be
 def run_command(words: list[str] | None = None) -> None:
     "`disti run STAGE -p name value ...`"
     parser = argparse.ArgumentParser(
@@ -354,11 +358,14 @@ def run_command(words: list[str] | None = None) -> None:
     if asked.json == "{}":
         given, named, told = run_values(asked.stage, given)
         variant = variant or named
-        print(told, flush=True) if told else None
+        print(plain(told), flush=True) if told else None
     run_stage(asked.stage, given, variant=variant, show=lambda line: print(line, flush=True))
 
 
-# %% ../nbs/09c_run.ipynb #6b8ad3e6
+# %% ../nbs/09c_run.ipynb #8780abb9
+LONGEST = 4000  # characters of an error on a terminal
+
+
 def main(words: list[str] | None = None) -> int:  # exit code
     "The command `disti`: an expected error is one line and exit code 1; DISTI_DEBUG=1 shows where it came from."
     words = sys.argv[1:] if words is None else words
@@ -374,10 +381,10 @@ def main(words: list[str] | None = None) -> int:  # exit code
         module, function = COMMANDS[choose(words[0], list(COMMANDS), "command")][0].split(":")
         return getattr(importlib.import_module(module), function)(words[1:]) or 0
     except KeyboardInterrupt:
-        print(f"disti {words[0]}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"disti {plain(words[0])}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("DISTI_DEBUG"):
             raise
-        print(f"disti {words[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"disti {plain(words[0])}: {plain(error)[:LONGEST]}", file=sys.stderr)
         return 1

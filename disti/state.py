@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = [
     "EVENT",
+    "NUMBERS",
     "QUIET",
     "CODES",
     "whole_rows",
     "read_json",
+    "has_numbers",
     "Training",
     "total_steps",
     "read_training",
@@ -69,6 +71,18 @@ def read_json(path: Path) -> Row:
     return found if isinstance(found, dict) else {}
 
 
+# %% ../nbs/09h_state.ipynb #30d55301
+NUMBERS = ("step", "loss", "lr", "tokens_per_s", "grad_norm", "seconds", "dev", "epoch")
+
+
+def has_numbers(row: Row) -> bool:
+    "Are the numbers of a history row numbers?"
+    terms = row.get("terms", {})
+    found = [row[key] for key in NUMBERS if row.get(key) is not None]
+    found += terms.values() if isinstance(terms, dict) else [None]
+    return isinstance(row.get("step", 0), int) and all(type(value) in (int, float) for value in found)
+
+
 # %% ../nbs/09h_state.ipynb #3e13cce2
 @dataclass(frozen=True)
 class Training:
@@ -99,7 +113,7 @@ def total_steps(checkpoints: Path, manifest: Row) -> int:
     return next((int(steps) for steps in said if isinstance(steps, int) and steps > 0), 0)
 
 
-# %% ../nbs/09h_state.ipynb #fb675f2a
+# %% ../nbs/09h_state.ipynb #85c70efc
 def read_training(
     home: Path,  # artifacts/RUN
     name: str,
@@ -108,7 +122,7 @@ def read_training(
     "Read one model's training."
     history, checkpoints = home / "models" / f"{name}.history.jsonl", home / "checkpoints" / name
     manifest_file, mark = manifest_path(home / "models" / name), checkpoints / "fingerprint.json"
-    rows, manifest = whole_rows(history), read_json(manifest_file)
+    rows, manifest = [row for row in whole_rows(history) if has_numbers(row)], read_json(manifest_file)
     whole = {
         int(path.parent.name.split("-")[1]): path.stat().st_mtime
         for path in checkpoints.glob("checkpoint-*/trainer_state.json")
@@ -192,18 +206,18 @@ def read_stage(path: Path, alive: bool, now: float) -> Stage:
     return Stage(path.stem, "done", kept["duration"])
 
 
-# %% ../nbs/09h_state.ipynb #c8f662d3
+# %% ../nbs/09h_state.ipynb #8b9cb7c2
 QUIET = 600.0  # seconds without a history row after which a training without a lock counts as dead
 
 
 def holder(path: Path) -> str:  # "process 71, since 08:31:02"; "" when nobody has it
     "Who holds a lock file."
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return file.read().strip() or "another process"
+                return file.read(200).strip() or "another process"
     except OSError:
         pass
     return ""

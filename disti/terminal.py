@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["BAR", "WARNING", "CHATTER", "LOST", "seconds_of", "bar_words", "warning_of", "Lines", "Terminal"]
 
-# %% ../nbs/00f_terminal.ipynb #8f98fabf
+# %% ../nbs/00f_terminal.ipynb #ec55b3f6
 import re
 import sys
 import time
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .findings import Finding, plain
+from .findings import Finding, plain, shown_line
 
 # %% ../nbs/00f_terminal.ipynb #6be42d27
 BAR = re.compile(r"(\d+)%\|.*\| *([\d.]+\w?)/([\d.]+\w?) \[([\d:]+)<([\d:?]+)(?:, *([^,\]]+))?")
@@ -39,20 +39,22 @@ def bar_words(line: str) -> tuple[str, int]:  # "", 0 when it is no bar
     return f"{before + ' ' if before else ''}{bar[2]} of {bar[3]} ({bar[1]} %){rate}{left}", seconds_of(bar[4])
 
 
-# %% ../nbs/00f_terminal.ipynb #8b6aec60
+# %% ../nbs/00f_terminal.ipynb #57412833
 def warning_of(line: str) -> Finding | None:
     "A line of stderr as a finding, when it is a warning that concerns the result."
     found = WARNING.match(line)
     if found and (not CHATTER.search(line)):
         where = Path(found["file"]).name
         seen = {"kind": found["kind"], "file": where, "line": int(found["line"])}
-        return Finding("warning", "warn", plain(found["says"]), f"{found['kind']} of {where}; see the notebook", seen)
+        return Finding(
+            "warning", "warn", plain(found["says"]), f"{found['kind']} of {plain(where)}; see the notebook", seen
+        )
     if not found and LOST.search(line):
         return Finding("warning", "warn", plain(line)[:300], "a message of the model library; see the notebook")
     return None
 
 
-# %% ../nbs/00f_terminal.ipynb #ef9f21a6
+# %% ../nbs/00f_terminal.ipynb #af7f63c3
 class Lines:
     "A stream for a notebook's output: whole lines behind a name, bars in words now and then, each finding once."
 
@@ -83,7 +85,7 @@ class Lines:
 
     def say(self, line: str) -> None:
         "Show a line behind the name."
-        self.show(f"{self.name} | {line}")
+        self.show(f"{self.name} | {shown_line(line)}")
         self.shown = time.monotonic()
 
     def flush(self) -> None:
@@ -92,7 +94,7 @@ class Lines:
             self.write("\n")
 
 
-# %% ../nbs/00f_terminal.ipynb #d6a6458a
+# %% ../nbs/00f_terminal.ipynb #550ad2e2
 class Terminal:
     "The lines of all stages, each start and end with its number."
 
@@ -101,7 +103,7 @@ class Terminal:
 
     def line(self, text: str) -> None:
         "Show one line."
-        text = text.rstrip("\n")
+        text = shown_line(text.rstrip("\n"))
         stage, _, says = text.partition(" | ")
         if says == "started" or says.startswith("done in "):
             self.numbers.setdefault(stage, len(self.numbers) + 1)

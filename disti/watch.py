@@ -9,6 +9,7 @@ __all__ = [
     "clock",
     "event_words",
     "training_words",
+    "text_of",
     "training_block",
     "stage_words",
     "screen",
@@ -18,7 +19,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09i_watch.ipynb #22b08bf3
+# %% ../nbs/09i_watch.ipynb #92cf466e
 import argparse
 import sys
 import time
@@ -33,7 +34,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .findings import plain
+from .findings import plain, shown_line
 from .records import Row, project_root
 from .state import CODES, Run, Stage, Training, dev_value, read_run, seconds_left
 
@@ -91,7 +92,13 @@ def training_words(model: Training) -> list[str]:
     return lines + [f"! {event_words(event)}" for event in model.events[-3:]]
 
 
-# %% ../nbs/09i_watch.ipynb #74b2bb62
+# %% ../nbs/09i_watch.ipynb #acb870c5
+def text_of(text: str, style: str = "") -> Text:
+    "A line of the screen: what it says is text, never markup or an order to the terminal."
+    return Text(shown_line(text), style=style)
+
+
+# %% ../nbs/09i_watch.ipynb #411e930a
 def training_block(model: Training) -> Group:
     "A model in training: its bar, and what is known beside."
     left, last = seconds_left(model), model.rows[-1] if model.rows else {}
@@ -99,38 +106,35 @@ def training_block(model: Training) -> Group:
     bar = ProgressBar(total=model.total or None, completed=model.step, width=24)
     times = f"ETA {'?' if left is None else clock(left)}  elapsed {clock(last.get('seconds', 0) + model.age)}"
     head.add_row(
-        Text(plain(model.name), style="bold"),
-        Text(f"step {model.step}{f'/{model.total}' * bool(model.total)}"),
-        bar,
-        times,
+        text_of(model.name, "bold"), Text(f"step {model.step}{f'/{model.total}' * bool(model.total)}"), bar, times
     )
-    words = [Text(f"  {line}", style="yellow" if line[0] == "!" else "") for line in training_words(model)]
+    words = [text_of(f"  {line}", "yellow" if line[0] == "!" else "") for line in training_words(model)]
     return Group(head, *words)
 
 
-# %% ../nbs/09i_watch.ipynb #a26736f0
+# %% ../nbs/09i_watch.ipynb #3bbdda14
 def stage_words(stages: Iterable[Stage]) -> Text:
     "Finished stages in a row."
     marks = {"done": "✓", "failed": "✗", "torn": "✗"}
     over = [f"{marks[stage.state]} {stage.name} {stage.seconds:.0f} s" for stage in stages if stage.state in marks]
-    return Text("  ".join(word.replace(" ", "\u00a0") for word in over))  # a stage stays on one line
+    return Text("  ".join(shown_line(word).replace(" ", "\u00a0") for word in over))  # a stage stays on one line
 
 
 def screen(run: Run) -> Group:
     "The whole screen of a run."
     facts = [run.who, f"{run.memory / 1e9:.1f} GB" if run.memory else "", *run.gpus]
-    parts: list[Any] = [Text(" · ".join([f"run {run.name}: {run.state}", *filter(None, facts)]), style="bold")]
+    parts: list[Any] = [text_of(" · ".join([f"run {run.name}: {run.state}", *filter(None, facts)]), "bold")]
     if run.scale:
-        parts.append(Text(f"scale {run.scale}: a trial of the path; its numbers mean nothing", style="yellow"))
+        parts.append(text_of(f"scale {run.scale}: a trial of the path; its numbers mean nothing", "yellow"))
     parts += [stage_words(run.stages)] if stage_words(run.stages).plain else []
     busy = [stage for stage in run.stages if stage.state == "running"]
-    parts += [Text(f"now {stage.name}  {stage.says or 'starting'}  {clock(stage.seconds)}") for stage in busy]
+    parts += [text_of(f"now {stage.name}  {stage.says or 'starting'}  {clock(stage.seconds)}") for stage in busy]
     for model in run.models:
         parts += [] if model.done else [Text(""), training_block(model)]
     ended = [(model, [row["loss"] for row in model.rows if "loss" in row]) for model in run.models if model.done]
     over = [f"{model.name} {model.step} steps, loss {loss[0]:.2f} → {loss[-1]:.2f}" for model, loss in ended if loss]
-    parts += [Text("\ntrained: " + "; ".join(over))] if over else []
-    return Group(*parts, *([Text(run.says)] if run.says else []))
+    parts += [Text(""), text_of("trained: " + "; ".join(over))] if over else []
+    return Group(*parts, *([text_of(run.says)] if run.says else []))
 
 
 # %% ../nbs/09i_watch.ipynb #28d4a137
@@ -166,7 +170,7 @@ def run_folder(name: str, artifacts: str) -> Path:
     return path.resolve() if path.is_dir() else project_root() / artifacts / name
 
 
-# %% ../nbs/09i_watch.ipynb #8b024adf
+# %% ../nbs/09i_watch.ipynb #1039ef0c
 def watch(
     home: Path,
     *,
@@ -189,7 +193,7 @@ def watch(
                 live.update(screen(run), refresh=True)
             else:
                 for line in news(before, run):
-                    print(line, file=out, flush=True)
+                    print(shown_line(line), file=out, flush=True)
             if run.state != "running":
                 return CODES[run.state]
             before = run
