@@ -269,7 +269,7 @@ def tests_md(comparison: Row) -> str:
     return md_table([*head, "verdict"], lines)
 
 
-# %% ../nbs/21_compare.ipynb #0bab7245
+# %% ../nbs/21_compare.ipynb #5fad75c8
 def comparison_md(comparison: Row) -> str:
     "One comparison as Markdown."
     n_queries, name, tests = comparison["rows"][0]["n_queries"], md_text(comparison["collection"]), comparison["tests"]
@@ -281,8 +281,8 @@ def comparison_md(comparison: Row) -> str:
         f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
         "The teacher reranks mined candidates, all others search the whole corpus.",
         tests_md(comparison),
-        f"Paired differences in {md_text(comparison['measures'][0])}: bootstrap interval, randomisation test, and its p "
-        f"corrected for {len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. "
+        f"Paired differences in {md_text(comparison['measures'][0])}: bootstrap interval, randomisation test, and its "
+        f"p corrected for {len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. "
         f"*Could find* is the smallest true difference that a test at .05/{len(tests)} would find in 4 of 5 tries.",
         *(f"{md_text(text[:1].upper() + text[1:], 1000)}." for text in comparison["sources"]),
     ]
