@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ["FIRST", "TEXTS", "THEN", "looked", "check_recipe", "show_findings", "exit_code", "main", "read_sets"]
 
-# %% ../nbs/09e_check.ipynb #23de8f69
+# %% ../nbs/09e_check.ipynb #6624fe4c
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .findings import SEVERITIES, Finding, plain
+from .findings import SEVERITIES, Finding, clean, plain
 from disti.looks import (
     Look,
     full_disk,
@@ -47,7 +47,7 @@ def looked(look: Look, recipe: Placed) -> list[Finding]:
         return [Finding(name, "stop", plain(str(error)) or kind, "see the message", {"raised": kind})]
 
 
-# %% ../nbs/09e_check.ipynb #2790bc35
+# %% ../nbs/09e_check.ipynb #94bdfbaa
 def check_recipe(
     recipe: Placed,  # resolved
     *,
@@ -58,7 +58,7 @@ def check_recipe(
     if not quick and not any(finding.severity == "stop" for finding in found):
         made = all(at(file).exists() for file in data_files(recipe))  # the demo's is made by the first rule
         found += [finding for look in (*(TEXTS if made else ()), *THEN) for finding in looked(look, recipe)]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return sorted(map(clean, found), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 # %% ../nbs/09e_check.ipynb #4e520b70
@@ -88,7 +88,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
     return 2 if "stop" in severities else 1 if "warn" in severities else 0
 
 
-# %% ../nbs/09e_check.ipynb #f8c342ec
+# %% ../nbs/09e_check.ipynb #4b5a1fbe
 def main(words: list[str] | None = None) -> int:
     "The command `disti check`."
     parser = argparse.ArgumentParser(
@@ -107,7 +107,7 @@ def main(words: list[str] | None = None) -> int:
         sets = read_sets(asked.set) | ({"data_dir": asked.data_dir} if asked.data_dir else {})
         findings = check_recipe(resolve_recipe(read_recipe(asked.recipe), sets=sets))
     except (ValueError, OSError) as error:
-        findings = [Finding("recipe", "stop", plain(str(error)), "mend the recipe")]
+        findings = [clean(Finding("recipe", "stop", str(error), "mend the recipe"))]
     if asked.json:
         print(json.dumps({"exit": exit_code(findings), "findings": [each._asdict() for each in findings]}, default=str))
     else:

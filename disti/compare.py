@@ -269,10 +269,11 @@ def tests_md(comparison: Row) -> str:
     return md_table([*head, "verdict"], lines)
 
 
-# %% ../nbs/21_compare.ipynb #5fad75c8
+# %% ../nbs/21_compare.ipynb #08a37323
 def comparison_md(comparison: Row) -> str:
     "One comparison as Markdown."
-    n_queries, name, tests = comparison["rows"][0]["n_queries"], md_text(comparison["collection"]), comparison["tests"]
+    n_queries, tests = comparison["rows"][0]["n_queries"], comparison["tests"]
+    name, measure = md_text(comparison["collection"]), md_text(comparison["measures"][0])
     parts = [
         f"## Comparison on {name}",
         *([f"**{md_text(comparison['trial'], 1000)}**"] if comparison["trial"] else []),
@@ -281,8 +282,8 @@ def comparison_md(comparison: Row) -> str:
         f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
         "The teacher reranks mined candidates, all others search the whole corpus.",
         tests_md(comparison),
-        f"Paired differences in {md_text(comparison['measures'][0])}: bootstrap interval, randomisation test, and its "
-        f"p corrected for {len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. "
+        f"Paired differences in {measure}: bootstrap interval, randomisation test, and its p "
+        f"corrected for {len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. "
         f"*Could find* is the smallest true difference that a test at .05/{len(tests)} would find in 4 of 5 tries.",
         *(f"{md_text(text[:1].upper() + text[1:], 1000)}." for text in comparison["sources"]),
     ]

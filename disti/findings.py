@@ -13,6 +13,7 @@ __all__ = [
     "md_text",
     "md_id",
     "html_text",
+    "clean",
     "tell",
     "stop_on",
     "read_findings",
@@ -104,10 +105,16 @@ def html_text(value: Any) -> Any:  # what has no text, and what is markup alread
     return Markup(escape(visible(value))) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-# %% ../nbs/00b_findings.ipynb #7819f760
-def tell(findings: Iterable[Finding]) -> list[Finding]:  # the same
+# %% ../nbs/00b_findings.ipynb #afc6d5d0
+def clean(finding: Finding) -> Finding:
+    "A finding whose words can be shown and kept: on one line, without what a terminal obeys, not longer than a page."
+    return finding._replace(says=plain(finding.says)[:1000], remedy=plain(finding.remedy)[:1000])
+
+
+# %% ../nbs/00b_findings.ipynb #28c3aa4c
+def tell(findings: Iterable[Finding]) -> list[Finding]:  # the same, clean
     "Print findings, and keep them where a batch run wants them."
-    findings = list(findings)
+    findings = list(map(clean, findings))
     for finding in findings:
         print(f"finding: {plain(str(finding))}", flush=True)
     if findings and (path := os.environ.get("DISTI_FINDINGS")):

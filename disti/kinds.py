@@ -15,6 +15,7 @@ __all__ = [
     "RULES",
     "RowError",
     "contract",
+    "keys_of",
     "type_fault",
     "half_character",
     "corpus_fault",
@@ -106,7 +107,14 @@ def contract(kind: str) -> dict[str, type | tuple[type, ...]]:
     return KINDS[kind]
 
 
-# %% ../nbs/00_records.ipynb #623fa356
+# %% ../nbs/00_records.ipynb #9acd255a
+def keys_of(row: Row) -> str:
+    "The keys of a row in words; odd ones as they are written in a string, long ones cut."
+    names = [key[:30] if str(key).isprintable() else ascii(key)[:40] for key in row]
+    return ", ".join(names[:12] + ["..."] * (len(names) > 12)) or "none"
+
+
+# %% ../nbs/00_records.ipynb #d312a92a
 def type_fault(row: Row, kind: str) -> str:  # what is wrong, or ""
     "The first key of a row that is missing or has another type than its contract says."
     for name, types in contract(kind).items():
@@ -115,7 +123,7 @@ def type_fault(row: Row, kind: str) -> str:  # what is wrong, or ""
         if value is None and optional:
             continue
         if key not in row:
-            had = f"keys: {', '.join(row) or 'none'}"
+            had = f"keys: {keys_of(row)}"
             return f"key {key!r} is missing ({had}); a {kind} row has {', '.join(KINDS[kind])}"
         if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
             wanted = "number" if types == (int, float) else getattr(types, "__name__", str(types))
@@ -167,12 +175,12 @@ def grade_fault(row: Row) -> str:
     return f"'score' is {str(grade)[:40]}; {rule}"
 
 
-# %% ../nbs/00_records.ipynb #eeb372d9
+# %% ../nbs/00_records.ipynb #45472c55
 def pair_fault(row: Row) -> str:
     "A training pair has a question and one answer, written out or named by id."
     given = [key for key in ("positive", "positive_id") if row.get(key) is not None]
     if not given:
-        had = f"keys: {', '.join(row)}"
+        had = f"keys: {keys_of(row)}"
         return f"key 'positive' is missing ({had}); give the text, or its id in the corpus as 'positive_id'"
     if len(given) > 1:
         return "a pair has 'positive' (a text) or 'positive_id' (an id of the corpus), not both"

@@ -19,6 +19,7 @@ __all__ = [
     "Parameter",
     "code_cells",
     "stage_params",
+    "params_at",
     "cell_values",
     "read_text",
     "bound",
@@ -30,7 +31,7 @@ __all__ = [
     "stage_code",
 ]
 
-# %% ../nbs/09a_stage.ipynb #071ddf57
+# %% ../nbs/09a_stage.ipynb #16e5f604
 import ast
 import io
 import json
@@ -39,7 +40,7 @@ import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -62,7 +63,8 @@ def resource(
     return (package.parent if checkout else package / "_project") / name
 
 
-# %% ../nbs/09a_stage.ipynb #d94e4c67
+# %% ../nbs/09a_stage.ipynb #38113e4c
+@cache
 def stages() -> dict[str, Path]:  # "11_mine" → its notebook
     "All stage notebooks, in order."
     return {path.stem: path for path in sorted(resource("nbs").glob("[12][0-9]*_*.ipynb"))}
@@ -115,10 +117,16 @@ def code_cells(path: Path) -> list[tuple[str, list[str], bool]]:  # source, tags
     ]
 
 
-# %% ../nbs/09a_stage.ipynb #7ddfeeb8
+# %% ../nbs/09a_stage.ipynb #072e09c9
 def stage_params(stage: str | Path) -> dict[str, Parameter]:
     "The parameters of a stage, read from its notebook without running it."
     path = find_stage(stage)
+    return dict(params_at(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=200)
+def params_at(path: Path, changed: int) -> dict[str, Parameter]:  # changed: the notebook's date, by which it is kept
+    "The parameters of a notebook."
     source = next((source for source, tags, _ in code_cells(path) if "parameters" in tags), "")
     notes = {
         token.start[0]: token.string.lstrip("# ")
