@@ -34,7 +34,9 @@ def table() -> list[str]:
     lines = [f"{'attack':{width}}  " + "  ".join(f"{name:>10}" for name in HEAD[1:])]
     for row in ROWS:
         more = ", ".join(f"{key} {value}" for key, value in row.items() if key not in HEAD)
-        lines.append(f"{row['attack']:{width}}  " + "  ".join(f"{row[name]:>10}" for name in HEAD[1:]) + "  " * bool(more) + more)
+        lines.append(
+            f"{row['attack']:{width}}  " + "  ".join(f"{row[name]:>10}" for name in HEAD[1:]) + "  " * bool(more) + more
+        )
     return lines
 
 
