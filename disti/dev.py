@@ -12,10 +12,10 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from .heads import truncate
+from .memory import halving
 from .metrics import list_ndcg
 from .models import encode
 from .records import Row
-from .recover import halving
 from .settings import Fit
 
 

@@ -23,7 +23,6 @@ __all__ = [
     "real_precision",
     "autocast",
     "encode",
-    "out_of_memory",
     "ModelRecord",
     "described",
     "model_digest",
@@ -50,6 +49,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .findings import tell
+from .memory import sparing
 from .records import replacing
 from .saved import old_form, write_json
 from disti.weights import (  # noqa: F401  # a record's words are found here too
@@ -368,14 +368,7 @@ def encode(
     if not len(texts):
         return np.zeros((0, model.get_embedding_dimension() or 0), dtype=np.float32)
     side = model.encode_query if kind == "query" else model.encode_document
-    with autocast(str(model.device), precision):
+    with autocast(str(model.device), precision), sparing(model):  # half a batch, where memory runs out
         vectors = side(list(texts), batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-# %% ../nbs/05_models.ipynb #6929109f
-def out_of_memory(error: RuntimeError) -> bool:
-    "Did an accelerator, or PyTorch's allocator on the CPU, run out of memory?"
-    words = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last are oneDNN's
-    return any(each in str(error) for each in words)

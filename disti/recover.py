@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "T",
     "KNOWN",
     "IN_A_ROW",
     "chunks",
@@ -13,17 +12,18 @@ __all__ = [
     "replaced",
     "InChunks",
     "largest_part",
-    "lacks_memory",
-    "halving",
     "Losses",
+    "hash_of",
+    "write_sure",
+    "read_sure",
     "Diverged",
     "Recovery",
     "Recovering",
     "SlowDown",
 ]
 
-# %% ../nbs/08b_recover.ipynb #fa21b23c
-import gc
+# %% ../nbs/08b_recover.ipynb #46ff19f6
+import hashlib
 import json
 import math
 from collections import deque
@@ -31,9 +31,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shutil import rmtree
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,9 +40,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback
 
-from .models import out_of_memory
+from .findings import Finding, tell
+from .memory import give_back, lacks_memory, sparing
 from .progress import record_event
-from .records import write_text
+from .records import Row, write_text
 
 
 # %% ../nbs/08b_recover.ipynb #e18084a6
@@ -151,34 +151,7 @@ def largest_part(batch: Mapping[str, Any]) -> int:  # texts
     return max((len(value) for key, value in batch.items() if key.endswith("attention_mask")), default=0)
 
 
-# %% ../nbs/08b_recover.ipynb #783dfb39
-T = TypeVar("T")
-
-
-def lacks_memory(error: BaseException) -> bool:
-    "Is it an error of too little memory, on any device?"
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error))
-
-
-# %% ../nbs/08b_recover.ipynb #c95cb099
-def halving(
-    call: Callable[[int], T],  # batch size → result; without gradients
-    size: int = 64,  # texts at once, to begin with
-) -> T:
-    "Call with a batch size, half of it when memory runs out, and so on down to 1."
-    while True:
-        try:
-            return call(size)
-        except (RuntimeError, MemoryError) as error:
-            if size <= 1 or not lacks_memory(error):
-                raise
-        size //= 2
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-# %% ../nbs/08b_recover.ipynb #9dea4074
+# %% ../nbs/08b_recover.ipynb #704356d7
 KNOWN, IN_A_ROW = 16, 8  # losses before anything is called a spike; bad ones in a row that are one
 
 
@@ -187,6 +160,15 @@ class Losses:
 
     def __init__(self, spike: float = 5.0) -> None:  # times what was normal; 0: only NaN and infinity are wrong
         self.spike, self.seen, self.largest = spike, deque[float](maxlen=200), -math.inf
+
+    def kept(self) -> Row:
+        "What a run that goes on has to know."
+        return {"seen": list(self.seen), "largest": self.largest}
+
+    def go_on(self, kept: Row) -> None:
+        "Know the losses of an earlier process."
+        self.seen.extend(kept["seen"])
+        self.largest = kept["largest"]
 
     def wrong(self, loss: float) -> tuple[str, int]:  # what is wrong or "", and how many losses ago it began
         "Judge a loss and remember it."
@@ -212,6 +194,28 @@ class Losses:
         return "", 0
 
 
+# %% ../nbs/08b_recover.ipynb #bdb5a925
+def hash_of(row: Any) -> str:  # hex digits
+    "The hash of what an object says, in whatever order."
+    return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()
+
+
+# %% ../nbs/08b_recover.ipynb #f50d74ad
+def write_sure(path: Path, row: Row) -> None:
+    "Write a small object with its hash."
+    write_text(path, json.dumps(row | {"sha256": hash_of(row)}, sort_keys=True, default=str))
+
+
+# %% ../nbs/08b_recover.ipynb #bbf92872
+def read_sure(path: Path) -> Row | None:  # None where it is not there, or not as it was written
+    "An object that `write_sure` wrote."
+    try:
+        row = json.loads(path.read_bytes())
+        return row if row.pop("sha256") == hash_of(row) else None
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return None
+
+
 # %% ../nbs/08b_recover.ipynb #dce9003c
 class Diverged(RuntimeError):
     "A loss or a gradient is no longer usable."
@@ -221,7 +225,7 @@ class Diverged(RuntimeError):
         self.step, self.says, self.began = step, says, began
 
 
-# %% ../nbs/08b_recover.ipynb #2b5ee76e
+# %% ../nbs/08b_recover.ipynb #7256c21b
 @dataclass
 class Recovery:
     "What a run has been through."
@@ -235,22 +239,39 @@ class Recovery:
     first: bool = True  # is this the process that writes?
 
     @property
-    def file(self) -> Path:
-        "Where it is kept."
-        return self.folder / "recovery.json"
+    def files(self) -> list[Path]:
+        "Where it is kept: twice, since no other file says it."
+        return [self.folder / "recovery.json", self.folder / "recovery-copy.json"]
 
-    def load(self) -> "Recovery":
-        "Go on with what an earlier process of this run learned."
-        if self.file.exists():
-            kept = json.loads(self.file.read_text(encoding="utf-8"))
-            self.chunk = min(filter(None, (self.chunk, kept["chunk"])), default=0)
-            self.lr_scale, self.rollbacks = kept["lr_scale"], kept["rollbacks"]
+    def kept(self) -> Row:
+        "What is kept."
+        return {key: value for key, value in asdict(self).items() if key in ("chunk", "lr_scale", "rollbacks")}
+
+    def take(self, kept: Row) -> "Recovery":
+        "Go on with what was kept."
+        self.chunk = min(filter(None, (self.chunk, kept["chunk"])), default=0)
+        self.lr_scale, self.rollbacks = kept["lr_scale"], kept["rollbacks"]
         return self
+
+    def load(self, sealed: Row | None = None) -> "Recovery":  # sealed: as the checkpoint knows it
+        "Go on with what an earlier process of this run learned; what cannot be read is said and written again."
+        found, begun = [read_sure(path) for path in self.files], self.kept()
+        self.take(next(filter(None, [*found, sealed]), begun))
+        if None in found and (self.kept() != begun or any(path.exists() for path in self.files)):
+            lost = ", ".join(path.name for path, row in zip(self.files, found, strict=True) if row is None)
+            says = f"{self.folder.name}: {lost} cannot be read; the run goes on with {self.kept()}"
+            tell([Finding("recovery", "warn", says, "nothing to do; if it happens again, look at the disk")])
+            self.write()
+        return self
+
+    def write(self) -> None:
+        "Keep it."
+        for path in self.files:
+            write_sure(path, self.kept())
 
     def save(self, step: int, event: str, detail: str) -> None:
         "Keep it, and note what happened."
-        kept = {key: value for key, value in asdict(self).items() if key in ("chunk", "lr_scale", "rollbacks")}
-        write_text(self.file, json.dumps(kept))
+        self.write()
         record_event(self.history, step, event, detail)
 
     def shrink(self, step: int, texts: int, problem: str) -> None:  # texts: that were to be encoded at once
@@ -263,30 +284,25 @@ class Recovery:
         self.chunk = (now + 1) // 2
         self.save(step, "oom", f"{now} texts did not fit; {self.chunk} at a time from here on")
 
-    def roll_back(self, problem: Diverged, limit: int) -> Path | None:  # checkpoint to go on from; None: the beginning
-        "Choose a state from before the accident, and halve the learning rate; an error after `limit` times."
+    def roll_back(
+        self, problem: Diverged, limit: int, find: Callable[[int], Path | None]
+    ) -> Path | None:  # checkpoint to go on from; None: the beginning
+        "Go to the newest state from before the accident, and halve the learning rate; an error after `limit` times."
         if self.rollbacks >= limit:
             raise RuntimeError(
                 f"step {problem.step + 1}: {problem.says}, after {self.rollbacks} rollbacks with a halved learning "
                 "rate. Look at the lists of that step (disti.lint), lower lr, or train in fp32"
             ) from problem
-        found = {int(path.name.split("-")[1]): path for path in self.folder.glob("checkpoint-*")}
-        good = [step for step in found if step <= problem.began]
-        back = max(good) if good else 0
+        back = find(problem.began)
+        step = int(back.name.split("-")[1]) if back else 0
         self.rollbacks, self.lr_scale = self.rollbacks + 1, self.lr_scale / 2
+        says = f"{problem.says} in step {problem.step + 1}; back to step {step}, learning rate x {self.lr_scale:g}"
         if self.first:
-            for step in found:
-                if step > back:
-                    rmtree(found[step])
-            self.save(
-                problem.step,
-                "rollback",
-                f"{problem.says} in step {problem.step + 1}; back to step {back}, learning rate x {self.lr_scale:g}",
-            )
-        return found.get(back)
+            self.save(problem.step, "rollback", says)
+        return back
 
 
-# %% ../nbs/08b_recover.ipynb #dc153b65
+# %% ../nbs/08b_recover.ipynb #2a2fed82
 class Recovering:
     "Mixed into a trainer of sentence-transformers: steps that survive too little memory, and losses that are judged."
 
@@ -310,6 +326,11 @@ class Recovering:
             self.after_failure(model, before)
         self.judge(self.accelerator.reduce(loss.detach().float(), "mean").item())
         return loss
+
+    def evaluation_loop(self: Any, *args: Any, **more: Any) -> Any:
+        "An evaluation, with as few texts at once as memory wants."
+        with sparing(self.model):
+            return super().evaluation_loop(*args, **more)  # type: ignore[misc]
 
     def judge(self: Any, loss: float) -> None:
         "Raise an error on a loss that is none."
@@ -338,10 +359,9 @@ class Recovering:
             parameter.grad = gradient
         self.accum_loss_components.update(counted)
         torch.set_rng_state(state)
-        gc.collect()
+        give_back()
         if on_gpu is not None:
             torch.cuda.set_rng_state(on_gpu)
-            torch.cuda.empty_cache()
 
     def _get_grad_norm(self: Any, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]

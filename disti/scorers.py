@@ -50,7 +50,8 @@ from .adapters import merge_adapter
 from .crossencoders import load_cross_encoder
 from .lengths import long_pairs, special_tokens, token_counts
 from .linear import pack_linears, quantize_linears
-from .models import autocast, encode, load_student, out_of_memory, real_precision
+from .memory import out_of_memory
+from .models import autocast, encode, load_student, real_precision
 from .openvino import use_openvino
 from .retrieve import BM25, bm25_index, bm25_scores
 from .weights import model_digest, model_record, resolve_model

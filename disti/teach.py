@@ -34,11 +34,11 @@ from .crossencoders import new_cross_encoder
 from .data import Qrels
 from .dev import best_dev
 from .lengths import pair_length
+from .memory import halving
 from .metrics import mean_measures, measure
 from .models import Precision, autocast
 from .objective import Objective, parse
 from .records import Row
-from .recover import halving
 from .settings import Fit
 from .split import fold_of
 from .student import adapt, merge_saved

@@ -19,19 +19,18 @@ __all__ = [
     "check_fit",
     "content_id",
     "run_mark",
-    "begin",
+    "Damaged",
     "load_best",
     "attempt",
     "train_on",
     "fast",
     "ready",
-    "remove_checkpoints",
     "fit",
     "plot_history",
     "save_trained",
 ]
 
-# %% ../nbs/08d_training.ipynb #a8077305
+# %% ../nbs/08d_training.ipynb #6fbdd048
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +38,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
@@ -53,26 +51,27 @@ from transformers import ProgressCallback
 from transformers.trainer_callback import PrinterCallback
 
 from .batches import ListCollator, PairCollator
-from .distributed import from_first, is_first, join, life, processes, wait
+from .checkpoints import Sealing, clear, go_on, keep_start, load_start, mend_history, newest_whole, read_run
+from .distributed import from_first, is_first, join, processes, wait
 from .findings import stop_on, tell
 from .linear import training_attention, training_linears
 from .lint import lint
-from .manifests import manifest_path, stamp
+from .manifests import manifest_path, stamp, unsound
 from .models import freeze_word_embeddings, real_precision, save_student, set_dropout
 from .objective import Objective, parse
-from .progress import Dev, KeepBest, TrainingHistory, beside, finished, last_checkpoint, record_event
+from .progress import Dev, KeepBest, TrainingHistory, finished
 from .records import Row, read_partial
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 from .settings import Fit, n_steps
 
 
-# %% ../nbs/08d_training.ipynb #67a2495c
-class ListTrainer(Recovering, SentenceTransformerTrainer):
+# %% ../nbs/08d_training.ipynb #cd82bbac
+class ListTrainer(Sealing, Recovering, SentenceTransformerTrainer):
     "The student's trainer."
 
 
-# %% ../nbs/08d_training.ipynb #983f796b
-class PairTrainer(Recovering, CrossEncoderTrainer):
+# %% ../nbs/08d_training.ipynb #3f952bb3
+class PairTrainer(Sealing, Recovering, CrossEncoderTrainer):
     "The cross-encoder's trainer, taking features that are tokenised already instead of texts."
 
     collect_features = BaseTrainer.collect_features
@@ -103,7 +102,7 @@ def learning(settings: Fit) -> dict[str, Any]:
     )
 
 
-# %% ../nbs/08d_training.ipynb #bc268d7a
+# %% ../nbs/08d_training.ipynb #55a737f5
 def writing(settings: Fit) -> dict[str, Any]:
     "The trainer's arguments of logs, checkpoints and evaluations; the progress bar is ours."
     log, save = save_steps(settings)
@@ -114,7 +113,7 @@ def writing(settings: Fit) -> dict[str, Any]:
         logging_first_step=True,
         save_strategy="steps",
         save_steps=save,
-        save_total_limit=2,  # the best is kept besides
+        save_total_limit=None,  # `Sealing` removes older checkpoints when the new one is sealed
         eval_strategy="steps" if settings.eval_steps else "no",
         report_to=trackers or "none",  # TensorBoard is written with the history
         disable_tqdm=True,
@@ -169,7 +168,7 @@ def kind_of(
     return ListTrainer, SentenceTransformerTrainingArguments
 
 
-# %% ../nbs/08d_training.ipynb #5c0eff8c
+# %% ../nbs/08d_training.ipynb #a593ca7c
 def build_trainer(
     model: SentenceTransformer | CrossEncoder,
     rows: Sequence[Row],
@@ -178,6 +177,7 @@ def build_trainer(
     settings: Fit,
     recovery: Recovery,
     evaluate: Callable[[Any], float] | None = None,
+    mark: Row | None = None,  # of the run
 ) -> Any:
     "The library's trainer for this kind of model, with our batches, objective and callbacks."
     make_trainer, kind = kind_of(model)
@@ -192,7 +192,7 @@ def build_trainer(
         evaluator=Dev(evaluate) if evaluate else None,
         callbacks=[*([told] if is_first() else []), KeepBest(settings.patience), *slow],
     )
-    trainer.recovery, trainer.losses = recovery, Losses(settings.spike)
+    trainer.recovery, trainer.losses, trainer.told, trainer.mark = recovery, Losses(settings.spike), told, mark
     for callback in (ProgressCallback, PrinterCallback):  # they print what the history has
         trainer.remove_callback(callback)
     return trainer
@@ -241,28 +241,22 @@ def content_id(model: nn.Module, rows: Sequence[Row]) -> tuple[str, str]:  # of 
     return weights.hexdigest()[:16], data.hexdigest()[:16]
 
 
-# %% ../nbs/08d_training.ipynb #16d4fc77
+# %% ../nbs/08d_training.ipynb #2cedac7c
 def run_mark(model: Any, rows: Sequence[Row], objective: Objective | None, settings: Fit, more: Row | None) -> Row:
     "What the weights of a run depend on."
     same = {key: value for key, value in asdict(settings).items() if key not in ("lint", "report_to")}
     weights, data = content_id(model, rows)
     reads = [getattr(model, "prompts", {}), getattr(model, "max_seq_length", None)]
-    return {"settings": same, "objective": str(objective or ""), "model": [weights, *reads], "rows": data, "more": more}
+    mark = {"settings": same, "objective": str(objective or ""), "model": [weights, *reads], "rows": data, "more": more}
+    return json.loads(json.dumps(mark | {"processes": processes()}, default=str))
 
 
-# %% ../nbs/08d_training.ipynb #26e193ac
-def begin(resume: Path | None, recovery: Recovery) -> None:
-    "Forget the events of another run, or note that this one was started again; the first process does."
-    if not is_first():
-        return
-    if resume is None and not recovery.file.exists() and not life():
-        beside(recovery.history, "events.jsonl").unlink(missing_ok=True)
-    if life():
-        step = int(resume.name.split("-")[1]) if resume else 0
-        record_event(recovery.history, step, "restart", f"life {life() + 1} of the processes; on from step {step}")
+# %% ../nbs/08d_training.ipynb #f6e0062b
+class Damaged(RuntimeError):
+    "A checkpoint that the run needs is no longer what was written."
 
 
-# %% ../nbs/08d_training.ipynb #7c16f351
+# %% ../nbs/08d_training.ipynb #30115d0b
 def load_best(trainer: Any, folder: Path, resumed: Path | None) -> None:
     "Put the best evaluation's weights into the model; without evaluations, those of the last step are there already."
     state = trainer.state
@@ -270,17 +264,22 @@ def load_best(trainer: Any, folder: Path, resumed: Path | None) -> None:
         state = type(state).load_from_json(str(resumed / "trainer_state.json"))
         trainer._load_from_checkpoint(str(resumed))
     if state.best_global_step and state.best_global_step != state.global_step:
-        trainer._load_from_checkpoint(str(folder / f"checkpoint-{state.best_global_step}"))
+        best = folder / f"checkpoint-{state.best_global_step}"
+        if says := from_first(lambda: unsound(best)):
+            raise Damaged(f"{best} {says}")
+        trainer._load_from_checkpoint(str(best))
 
 
-# %% ../nbs/08d_training.ipynb #1aab4ad4
-def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None) -> Diverged | None:
-    "Train from a checkpoint to the last step; what went wrong, if the run diverged."
+# %% ../nbs/08d_training.ipynb #8d306a0b
+def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None) -> Diverged | Damaged | None:
+    "Train from a checkpoint to the last step; what went wrong, if the run has to go back."
     try:
+        if resume:
+            trainer.losses.go_on(read_run(resume)["losses"])
         if resume is None or not finished(resume, settings.steps, settings.patience):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         load_best(trainer, recovery.folder, resume)
-    except Diverged as error:
+    except (Diverged, Damaged) as error:
         return error.with_traceback(None)
     finally:
         # else the model would go on computing in bf16
@@ -288,29 +287,34 @@ def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None
     return None
 
 
-# %% ../nbs/08d_training.ipynb #3fdc2a3f
+# %% ../nbs/08d_training.ipynb #e8179b5d
 def train_on(
     make: Callable[[], Any],  # a trainer
     model: nn.Module,
     settings: Fit,
     recovery: Recovery,
     resume: Path | None,
+    mark: Row,  # of the run
 ) -> None:
     "Attempt until the last step is reached; a run that diverges goes back and on."
-    start = recovery.folder / "start.pt"
-    if resume is None and is_first():
-        torch.save({name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}, start)
+    from_first(lambda: keep_start(recovery.folder, model))
+
+    def back(upto: int | None) -> Path | None:  # the newest checkpoint from before that
+        return from_first(lambda: newest_whole(recovery.folder, mark, upto)[0])
+
     while True:
         manual_seed(settings.seed)
         problem = attempt(make(), settings, recovery, resume)
+        wait()
         if problem is None:
             return
-        wait()
-        resume = recovery.roll_back(problem, settings.rollbacks)
-        wait()
+        if isinstance(problem, Diverged):
+            resume = recovery.roll_back(problem, settings.rollbacks, back)
+        else:
+            resume = back(None)
+        from_first(partial(mend_history, recovery.history, resume))
         if resume is None:
-            first = torch.load(start, map_location="cpu", weights_only=True)
-            model.load_state_dict(first, strict=False)  # frozen weights are not in it, and have not moved
+            load_start(recovery.folder, model)
         model.zero_grad()
 
 
@@ -332,16 +336,7 @@ def ready(model: SentenceTransformer | CrossEncoder, settings: Fit) -> None:
         freeze_word_embeddings(model)
 
 
-# %% ../nbs/08d_training.ipynb #151181c5
-def remove_checkpoints(folder: Path) -> None:
-    "Training ended well: nothing will be resumed."
-    wait()
-    if is_first():
-        rmtree(folder)
-    wait()
-
-
-# %% ../nbs/08d_training.ipynb #34713b0e
+# %% ../nbs/08d_training.ipynb #da688b48
 def fit(
     model: SentenceTransformer | CrossEncoder,  # trained in place
     rows: Sequence[Row],  # of `list_rows`; with a collator, whatever it takes
@@ -361,16 +356,16 @@ def fit(
     settings = replace(settings, steps=n_steps(settings, len(rows), processes()), epochs=0.0)
     goal = None if loss else parse(objective).prepared(model, rows, seed=settings.seed)
     recovery = Recovery(Path(checkpoints), Path(history), settings.chunk, spike=settings.spike, first=is_first())
-    resume = from_first(lambda: last_checkpoint(recovery.folder, run_mark(model, rows, goal, settings, fingerprint)))
-    begin(resume, recovery.load())
-    if goal and resume is None and is_first():
-        look_first(model, rows, goal, settings)
+    mark = from_first(lambda: run_mark(model, rows, goal, settings, fingerprint))
+    resume = go_on(recovery, mark)
+    if goal and resume is None:
+        from_first(lambda: look_first(model, rows, goal, settings))
     ready(model, settings)
     mixed, taken = loss or goal.module(model, settings.dims), collator or batches(model)  # type: ignore[union-attr]
     with fast(model, settings):
-        make = partial(build_trainer, model, rows, mixed, taken, settings, recovery, evaluate)
-        train_on(make, model, settings, recovery, resume)
-    remove_checkpoints(recovery.folder)
+        make = partial(build_trainer, model, rows, mixed, taken, settings, recovery, evaluate, mark)
+        train_on(make, model, settings, recovery, resume, mark)
+    from_first(lambda: clear(recovery.folder))  # nothing will be resumed
     return read_partial(Path(history))
 
 
