@@ -5,44 +5,32 @@
 # %% auto #0
 __all__ = [
     "SHAPES",
-    "PASSING",
-    "ALONE",
-    "REMEDIES",
     "BOUNDS",
     "SLACK",
     "Shape",
     "request_body",
     "scores_in_order",
-    "Refused",
-    "Stopped",
-    "seconds_asked",
-    "Endpoint",
     "by_query",
     "gather",
     "check_scale",
-    "read_key",
     "all_scores",
     "http_reranker",
 ]
 
-# %% ../nbs/06e_http.ipynb #ebf2848b
+# %% ../nbs/06e_http.ipynb #064c1bcf
 import math
-import os
-import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from threading import Event
 from typing import Any
 
-import httpx2
 import numpy as np
 from transformers import AutoTokenizer
 
+from .endpoint import Endpoint, Refused, Stopped, check_options, read_key
 from .lengths import long_pairs
 from .scorers import Pair, PartialScores, Scorer, digest_of, none_cut
 from .weights import check_address, resolve_model
@@ -107,107 +95,6 @@ def scores_in_order(
     return [found[i] for i in range(n)]
 
 
-# %% ../nbs/06e_http.ipynb #8f95c839
-PASSING = {408, 425, 429}  # and 5xx
-ALONE = {400, 413, 422, 424}  # 424 is TEI's "score is NaN"
-REMEDIES = {
-    400: "Is the shape right, and does the server know these options?",
-    401: "Is the key in the variable that key_env names the right one?",
-    402: "Is the quota spent?",
-    403: "May this key use this model?",
-    404: "Is the path right (often /rerank or /v1/rerank), and the model's name?",
-    413: "Lower max_documents.",
-    422: "Lower max_documents (TEI's limit is --max-client-batch-size), or is the shape another?",
-    424: "Does the server hold a reranker, with whole weights?",
-    429: "Lower concurrency.",
-}
-
-
-class Refused(RuntimeError):
-    "A request without scores: can it pass, is it about this request alone, and how long shall we wait?"
-
-    def __init__(self, message: str, *, passing: bool = False, alone: bool = False, wait: float = 0) -> None:
-        super().__init__(message)
-        self.passing, self.alone, self.wait = passing, alone, wait
-
-
-# %% ../nbs/06e_http.ipynb #fc3f9008
-class Stopped(RuntimeError):
-    "A request that was given up because another one failed for all."
-
-
-# %% ../nbs/06e_http.ipynb #be2b1ff9
-def seconds_asked(
-    retry_after: str,  # the header: seconds, an HTTP date, or ""
-    now: datetime,
-) -> float:  # 0: nothing asked, or not readable
-    "How long a server asks to wait."
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - now).total_seconds())
-    except (TypeError, ValueError):
-        return 0.0
-
-
-# %% ../nbs/06e_http.ipynb #abca7979
-@dataclass
-class Endpoint:
-    "An address with its connections, and the patience to ask it again."
-
-    url: str
-    client: httpx2.Client = field(repr=False)
-    key: str = field(repr=False)
-    retries: int
-    backoff: float  # seconds
-    max_wait: float  # seconds
-
-    def once(self, body: Mapping[str, Any]) -> Any:  # the reply, read from JSON
-        "Post one request."
-        at = self.url.partition("?")[0]
-        try:
-            response = self.client.post(self.url, json=body)
-        except httpx2.RequestError as error:
-            raise Refused(
-                f"{at} gave no answer ({type(error).__name__}: {error}). Is the server up, "
-                "and is the timeout longer than its slowest request?",
-                passing=True,
-            ) from error
-        status, words = response.status_code, (response.text[:300] or response.headers.get("Location", ""))
-        words = words.replace(self.key, "***") if self.key else words
-        if not response.is_success:
-            raise Refused(
-                f"{at} answered {status}: {words}. {REMEDIES.get(status, 'See the log of the server.')}",
-                passing=status in PASSING or status >= 500,
-                alone=status in ALONE,
-                wait=seconds_asked(response.headers.get("Retry-After", ""), datetime.now(UTC)),
-            )
-        try:
-            return response.json()
-        except ValueError:
-            raise Refused(f"{at} answered {status}, but not with JSON: {words}. Is the path right?") from None
-
-    def patiently(self, body: Mapping[str, Any], stop: Event) -> Any:
-        "Post a request, again and later each time while that may help."
-        for tried in range(self.retries + 1):
-            if stop.is_set():
-                raise Stopped
-            try:
-                return self.once(body)
-            except Refused as error:
-                if not error.passing or tried == self.retries or error.wait > self.max_wait:
-                    error.args = (
-                        f"{error} Tried {tried + 1} of {self.retries + 1} times"
-                        + f", it asks to wait {error.wait:.0f} s." * (error.wait > self.max_wait),
-                    )
-                    raise
-                wait = max(error.wait, min(self.backoff * 2**tried, self.max_wait) * random.uniform(0.5, 1))
-            stop.wait(wait)  # no seed: the waits change no score
-        raise Stopped
-
-
 # %% ../nbs/06e_http.ipynb #ce7a9ab9
 def by_query(pairs: Sequence[Pair], max_documents: int) -> list[list[Pair]]:
     "Different pairs, grouped by query, at most `max_documents` a group."
@@ -265,16 +152,6 @@ def check_scale(scale: str, scores: Sequence[float]) -> None:
         )
 
 
-# %% ../nbs/06e_http.ipynb #7a0fc9eb
-def read_key(key_env: str) -> str:
-    "The key in an environment variable; no variable, no key."
-    if key_env and not os.environ.get(key_env):
-        raise ValueError(
-            f"the environment variable {key_env} is empty or not set; export the key of the endpoint in it"
-        )
-    return os.environ[key_env] if key_env else ""
-
-
 # %% ../nbs/06e_http.ipynb #a004da32
 def all_scores(
     send: Callable[[list[Pair], Event], list[float]], pairs: Sequence[Pair], *, max_documents: int, concurrency: int
@@ -296,7 +173,7 @@ def all_scores(
     return np.array([found[pair] for pair in pairs], dtype=np.float32)
 
 
-# %% ../nbs/06e_http.ipynb #5b1f030b
+# %% ../nbs/06e_http.ipynb #92eb7709
 def http_reranker(
     url: str,  # the full path, such as http://localhost:8080/rerank
     model: str,  # as the server knows it; TEI serves one, there it only names the scorer
@@ -312,7 +189,7 @@ def http_reranker(
     backoff: float = 1.0,  # seconds before the first retry, then doubled
     max_wait: float = 60.0,  # seconds, longest wait
     connect_timeout: float = 10.0,  # seconds
-    read_timeout: float = 120.0,  # seconds without a byte
+    read_timeout: float = 120.0,  # seconds of a whole request, its answer included
     tokenizer: str = "",  # folder or hub name, to count pairs longer than max_length; "": not counted
     max_length: int = 0,  # tokens of query and passage together that the server reads
 ) -> Scorer:
@@ -321,22 +198,19 @@ def http_reranker(
         raise ValueError(f"no shape {shape!r}; choose from {', '.join(SHAPES)}")
     if bool(tokenizer) != bool(max_length):
         raise ValueError(f"long pairs are counted with tokenizer and max_length; came {tokenizer!r} and {max_length}")
+    check_options(options or {})
     if min(max_documents, concurrency) < 1:
         raise ValueError(f"max_documents and concurrency are at least 1; came {max_documents} and {concurrency}")
     kind, address, key = SHAPES[shape], check_address(url), read_key(key_env)
     scale, asked = scale or kind.scale, {**kind.options, **(options or {})}
-    client = httpx2.Client(
-        timeout=httpx2.Timeout(read_timeout, connect=connect_timeout, pool=None),
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-    )
-    endpoint = Endpoint(url, client, key, retries, backoff, max_wait)
+    endpoint = Endpoint(url, key, retries, backoff, max_wait, read_timeout, connect_timeout, concurrency)
 
     def send(batch: list[Pair], stop: Event) -> list[float]:
         reply = endpoint.patiently(request_body(kind, model, batch, asked), stop)
         try:
             scores = scores_in_order(kind, reply, len(batch))
         except ValueError as error:
-            raise Refused(f"{url.partition('?')[0]}: {error}", alone=True) from None
+            raise Refused(f"{endpoint.at}: {error}", alone=True) from None
         check_scale(scale, scores)
         return scores
 

@@ -12,6 +12,8 @@ __all__ = [
     "NAMES",
     "Place",
     "BOUNDS",
+    "ADDRESSES",
+    "KEY",
     "resource",
     "stages",
     "short",
@@ -23,6 +25,7 @@ __all__ = [
     "cell_values",
     "read_text",
     "bound",
+    "check_keyless",
     "cast",
     "fit_fields",
     "fold_fit",
@@ -31,7 +34,7 @@ __all__ = [
     "stage_code",
 ]
 
-# %% ../nbs/09a_stage.ipynb #16e5f604
+# %% ../nbs/09a_stage.ipynb #990d225a
 import ast
 import io
 import json
@@ -51,6 +54,7 @@ from .names import name_fault, text_fault
 from .reach import PACKAGE, code_hash, plain_code, reach
 from .records import choose
 from .settings import Fit
+from .weights import check_address
 
 
 # %% ../nbs/09a_stage.ipynb #ef41dd93
@@ -224,7 +228,22 @@ def bound(name: str, value: Any) -> str:  # "" when it is fine
     return ""
 
 
-# %% ../nbs/09a_stage.ipynb #2382491e
+# %% ../nbs/09a_stage.ipynb #a1d24da5
+ADDRESSES = ("teacher", "model", "embedding_teacher", "of", "base", "scorer_options")  # where an address may stand
+KEY = re.compile(r"(^|[^a-z])(api[_-]?key|key|token|secret|password|passwd|authorization|bearer)[\"']? *[:=]", re.I)
+
+
+def check_keyless(name: str, value: Any) -> None:
+    "Refuse a key that stands where it would be written down."
+    if name not in ADDRESSES or not isinstance(value, str):
+        return
+    for url in re.findall(r"\S+://\S+", value):
+        check_address(url.rstrip(",;'\"})]"))
+    if name == "scorer_options" and KEY.search(value):
+        raise ValueError("a key does not belong in scorer_options; put it into an environment variable (key_env: NAME)")
+
+
+# %% ../nbs/09a_stage.ipynb #2e81949d
 def cast(
     name: str,
     value: Any,
@@ -233,6 +252,7 @@ def cast(
 ) -> Any:  # the value, in the type of the default
     "Check type and bounds of one value."
     default, made = parameter.default, value
+    check_keyless(name, value)
     if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
         made = float(value)
     elif (

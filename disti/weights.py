@@ -348,12 +348,19 @@ def bare_address(url: str) -> str:  # "http://host/path"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else url.partition("?")[0]
 
 
-# %% ../nbs/00c_weights.ipynb #c223d5ff
+# %% ../nbs/00c_weights.ipynb #2c25a393
 def check_address(url: str) -> str:  # without the scheme
     "An http(s) address without password or key."
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"url is a full address like http://localhost:8080/rerank; came {bare_address(url)!r}")
+    rule = "url is a full address like http://localhost:8080/rerank"
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise ValueError(f"{rule}; what came has a strange host or port") from None
+    if not fine:
+        raise ValueError(f"{rule}; came {bare_address(url)!r}")
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise ValueError(f"{rule}, other letters written as %XX; came {ascii(bare_address(url))}")
     words = [word for word, _ in parse_qsl(parts.query, keep_blank_values=True) if word.lower() not in HARMLESS]
     if "@" in parts.netloc or words or parts.fragment:
         raise ValueError(
