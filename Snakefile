@@ -6,6 +6,7 @@
 import sys
 from disti.looks import model_digests
 from disti.recipe import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
+from disti.results import results_of
 from disti.stage import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
@@ -41,9 +42,13 @@ wildcard_constraints:
     fold=r"\d+",
 
 
-rule all:
+FINAL = [f"{RUN}/results/{name}" for name in ("measures.jsonl", "comparison.md", "comparison.json", "report.html", "report.html.meta.json")]
+
+
+rule all:  # what lies between is asked for too: Snakemake would not miss it once the end is there
     input:
-        expand(RUN + "/results/{file}", file=["measures.jsonl", "comparison.md", "comparison.json", "report.html", "report.html.meta.json"]),
+        FINAL,
+        [f"{RUN}/{place}.meta.json" for place, _, _ in results_of(recipe)],
 
 
 if DEMO:
@@ -149,6 +154,6 @@ rule compare:
         expand(RUN + "/models/{student}.meta.json", student=STUDENTS),
         rules.cases.output,
         rules.gap.output,
-    output: rules.all.input
+    output: FINAL
     params: variant="", **told("compare")
     shell: STAGE

@@ -221,7 +221,10 @@ def contents(pages: dict[str, list[str]]) -> str:
 def page_groups() -> dict[str, list[str]]:
     "Every page under its caption."
     stems = [path.stem for path in notebooks() if path.stem != "index"]
-    groups = {"Start": ["What disti is <self>", "start"], "How to": ["your-data", "teachers", "training", "measured"]}
+    groups = {
+        "Start": ["What disti is <self>", "start"],
+        "How to": ["your-data", "teachers", "training", "promises", "measured"],
+    }
     for caption, numbers in GROUPS.items():
         groups[caption] = [stem for stem in stems if int(stem[:2]) in numbers]
     return groups
