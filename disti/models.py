@@ -17,6 +17,7 @@ __all__ = [
     "load_student",
     "set_dropout",
     "freeze_word_embeddings",
+    "without_time",
     "save_student",
     "has_fast_bf16",
     "cpu_flags",
@@ -293,6 +294,14 @@ def freeze_word_embeddings(model: nn.Module) -> int:  # parameters frozen; 0 whe
     return table.weight.numel()
 
 
+# %% ../nbs/05_models.ipynb #a1b2c3d4
+def without_time(card: Path) -> None:
+    "Take out of a model's card how long its training took."
+    if card.exists():
+        text = card.read_text(encoding="utf-8")
+        card.write_text(re.sub(r"\n### Training Time\n(- .*\n)+", "", text), encoding="utf-8")
+
+
 # %% ../nbs/05_models.ipynb #b592ce61
 def save_student(
     model: SentenceTransformer | CrossEncoder,
@@ -302,6 +311,7 @@ def save_student(
     "Save a student where older versions and servers can open it; a cross-encoder as its library does."
     with replacing(folder) as made:
         model.save_pretrained(str(made))
+        without_time(made / "README.md")
         if isinstance(model, SentenceTransformer):
             length = (record.max_length if record else 0) or model.max_seq_length
             tell(old_form(made, length if isinstance(length, int) else None))

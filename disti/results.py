@@ -166,8 +166,8 @@ def waiting(home: Path, recipe: Placed) -> list[Path]:  # results, by the manife
 
 # %% ../nbs/09f_results.ipynb #ca54550d
 def put_back(home: Path, recipe: Placed) -> list[Path]:  # those that came out another way
-    "Give results that came out the same the dates that they had."
-    other = []
+    "Give results that came out the same the dates that they had; the others matter where something was made from them."
+    used, other = {at(name) for each in stamped(home) for name in read_facts(manifest_path(each)).get("inputs", {})}, []
     for kept in [*home.rglob(".*.meta.json.before"), *(kept_manifest(project_root() / f) for f in data_files(recipe))]:
         result = kept.with_name(kept.name[1:].removesuffix(".meta.json.before"))
         now, then = read_facts(manifest_path(result)), read_facts(kept)
@@ -175,7 +175,7 @@ def put_back(home: Path, recipe: Placed) -> list[Path]:  # those that came out a
             continue
         if (now.get("hash"), now.get("inputs")) == (then.get("hash"), then.get("inputs")):
             os.utime(manifest_path(result), ns=(kept.stat().st_atime_ns, kept.stat().st_mtime_ns))
-        else:
+        elif result in used:
             other.append(result)
         kept.unlink()
     return other

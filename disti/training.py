@@ -357,6 +357,7 @@ def fit(
     goal = None if loss else parse(objective).prepared(model, rows, seed=settings.seed)
     recovery = Recovery(Path(checkpoints), Path(history), settings.chunk, spike=settings.spike, first=is_first())
     mark = from_first(lambda: run_mark(model, rows, goal, settings, fingerprint))
+    from_first(lambda: manifest_path(history).unlink(missing_ok=True))  # it is about to change
     resume = go_on(recovery, mark)
     if goal and resume is None:
         from_first(lambda: look_first(model, rows, goal, settings))
@@ -391,7 +392,12 @@ def save_trained(
     path: str | Path,  # models/NAME
     **manifest: Any,  # of `stamp`: stage, params, inputs, started, facts
 ) -> Row:  # the manifest
-    "Save a model where older versions and servers can open it, and stamp it."
-    manifest_path(path).unlink(missing_ok=True)
+    "Save a model where older versions and servers can open it, and stamp it and what its training left beside it."
+    path = Path(path)
+    beside = [path.with_name(f"{path.name}{end}") for end in (".history.jsonl", ".ledger.jsonl", "-adapter")]
+    for made in (path, *beside):  # what is about to change has no manifest
+        manifest_path(made).unlink(missing_ok=True)
     save_student(model, path)
+    for made in beside:
+        stamp(made, **manifest) if made.exists() else None
     return stamp(path, **manifest, device=str(model.device))
