@@ -24,6 +24,7 @@ import torch
 from toy import toy_run
 from transformers.utils import logging
 
+from disti.claims import score_pairs
 from disti.data import load_collection, sample
 from disti.metrics import measure
 from disti.mine import mine
@@ -35,7 +36,7 @@ from disti.retrieve import BM25, bm25_index, bm25_run, dense_run
 from disti.scorers import Scorer, cross_encoder, embedding_scorer
 from disti.split import training_collection
 from disti.stats import paired_tests
-from disti.store import PairStore, score_pairs
+from disti.store import PairStore
 from disti.teach import dev_evaluation, train_teacher
 from disti.training import Fit, save_trained
 

@@ -7,9 +7,8 @@ __all__ = [
     "Share",
     "PATIENCE",
     "Job",
-    "shares_of",
+    "share_of",
     "score_share",
-    "collect",
     "follow",
     "score_on",
     "free_workers",
@@ -17,7 +16,7 @@ __all__ = [
     "score_ahead",
 ]
 
-# %% ../nbs/06h_shards.ipynb #36c12d30
+# %% ../nbs/06h_shards.ipynb #84968f8e
 import importlib
 import multiprocessing
 import time
@@ -30,11 +29,12 @@ import torch
 from joblib import cpu_count
 from transformers.utils import logging
 
+from .claims import progress_bar, score_units, todo
 from .scorers import Pair, Scorer, load_scorer
-from .store import PairStore, merge, progress_bar, score_units, todo
+from .store import PairStore
 
 
-# %% ../nbs/06h_shards.ipynb #ca19292a
+# %% ../nbs/06h_shards.ipynb #89664e4b
 class Job(NamedTuple):
     "What one scorer is to score."
 
@@ -48,58 +48,36 @@ class Job(NamedTuple):
 Share = tuple[str, str, dict[str, Any], list[list[Pair]]]  # kind, name, options, units: what a process is given
 
 
-# %% ../nbs/06h_shards.ipynb #7492a1c7
-def shares_of(
-    jobs: Sequence[Job],
-    plans: Sequence[Sequence[list[Pair]]],  # of each job: its units, those that are stored left out
-    devices: Sequence[str],  # one process each
-) -> list[list[Share]]:  # one list a process
-    "Deal the units of every job to the processes in turn."
+def share_of(jobs: Sequence[Job], plans: Sequence[list[list[Pair]]], device: str) -> list[Share]:
+    "What a process on a device is given: the units of every job that are not stored."
     return [
-        [
-            (job.kind, str(job.name), {**job.options, "device": device}, list(plan[k :: len(devices)]))
-            for job, plan in zip(jobs, plans, strict=True)
-            if plan[k :: len(devices)]
-        ]
-        for k, device in enumerate(devices)
+        (job.kind, str(job.name), {**job.options, "device": device}, plan)
+        for job, plan in zip(jobs, plans, strict=True)
+        if plan
     ]
 
 
-# %% ../nbs/06h_shards.ipynb #32f72ab0
-def score_share(share: Sequence[Share], path: str, threads: int, counter: Any) -> None:
-    "In a process of its own: score into a store of its own, and count."
+# %% ../nbs/06h_shards.ipynb #a73e90b8
+def score_share(share: Sequence[Share], path: str, threads: int) -> None:
+    "In a process of its own: score what nobody else does."
     torch.set_num_threads(threads)
     logging.disable_progress_bar()  # of loading: the terminal shows one bar, that of all
-
-    def done(n: int) -> None:
-        with counter.get_lock():
-            counter.value += n
-
     with PairStore(path) as store:
         for kind, name, options, plan in share:
-            score_units(load_scorer(kind, name, options), plan, store, done)
+            score_units(load_scorer(kind, name, options), plan, store, wait=False)
 
 
-# %% ../nbs/06h_shards.ipynb #d5b7db99
-def collect(store: PairStore, path: Path) -> None:
-    "Merge the shards beside a store, and delete them."
-    for shard in sorted(path.parent.glob(f"{path.name}.shard-*[0-9]")):
-        merge(store, shard)
-        for file in shard.parent.glob(f"{shard.name}*"):
-            file.unlink()
-
-
-# %% ../nbs/06h_shards.ipynb #641bf3c6
-def follow(work: Sequence[Any], counter: Any, moved: Callable[[int], object]) -> None:
-    "Wait for processes and pass on what they count; whoever is stopped stops them."
-    seen = 0
+# %% ../nbs/06h_shards.ipynb #57de2ab6
+def follow(work: Sequence[Any], count: Callable[[], int], moved: Callable[[int], object]) -> None:
+    "Wait for processes and pass on what is there; whoever is stopped stops them."
+    seen = count()
     try:
         while any(process.is_alive() for process in work):
-            time.sleep(0.2)
-            now = counter.value
+            time.sleep(0.5)
+            now = count()
             moved(now - seen)
             seen = now
-        moved(counter.value - seen)
+        moved(count() - seen)
     finally:
         for process in work:
             if process.is_alive():
@@ -107,7 +85,7 @@ def follow(work: Sequence[Any], counter: Any, moved: Callable[[int], object]) ->
             process.join()
 
 
-# %% ../nbs/06h_shards.ipynb #99153ad9
+# %% ../nbs/06h_shards.ipynb #c2462cb8
 def score_on(
     devices: Sequence[str],  # cuda:0 cuda:1, or cpu cpu; one process each
     jobs: Sequence[Job],
@@ -117,21 +95,18 @@ def score_on(
     threads: int = 1,  # CPU threads of each process
 ) -> None:
     "Score jobs in several processes; the scores are in the store afterwards."
-    path, spawn = Path(path), multiprocessing.get_context("spawn")
+    spawn = multiprocessing.get_context("spawn")
     target = importlib.import_module("disti.shards").score_share  # by that name also when a notebook runs this cell
-    counter = spawn.Value("L")
     with PairStore(path) as store:
-        collect(store, path)
         plans = [todo(job.scorer, job.pairs, store, commit_pairs) for job in jobs]
-        shares = [share for share in shares_of(jobs, plans, devices) if share]
-        given = [(share, f"{path}.shard-{k}", threads, counter) for k, share in enumerate(shares)]
+        units = sum(map(len, plans))
+        given = [(share_of(jobs, plans, device), str(path), threads) for device in devices[:units]]
         work = [spawn.Process(target=target, args=args, daemon=True) for args in given]
         for process in work:
             process.start()
         total = sum(len(unit) for plan in plans for unit in plan)
         with progress_bar(total, f"teacher in {len(work)} processes") as bar:
-            follow(work, counter, bar.update)
-        collect(store, path)
+            follow(work, store.count, bar.update)
     if failed := [process.exitcode for process in work if process.exitcode]:
         said = f"{len(failed)} of {len(work)} scoring processes ended with exit code {failed[0]}"
         raise RuntimeError(f"{said} (their messages are above); what they had scored is kept, run it again")
@@ -160,7 +135,7 @@ def processes(
     return min(free_workers(threads), 1 + int(seconds / patience))
 
 
-# %% ../nbs/06h_shards.ipynb #5eec3a5c
+# %% ../nbs/06h_shards.ipynb #10bc8f05
 def score_ahead(
     jobs: Sequence[Job],
     path: str | Path,  # the store
@@ -173,7 +148,6 @@ def score_ahead(
     "Score jobs into a store, in several processes where that is faster."
     where = list(devices)
     with PairStore(path) as store:
-        collect(store, Path(path))
         plans = [todo(job.scorer, job.pairs, store, commit_pairs) for job in jobs]
         units = [(job, unit) for job, plan in zip(jobs, plans, strict=True) for unit in plan]
         with progress_bar(sum(len(unit) for _, unit in units), "teacher") as bar:

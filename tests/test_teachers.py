@@ -45,11 +45,12 @@ def build(family: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_train_a_student(tmp_path: Path, family: str) -> None:
+    from disti.claims import stored
     from disti.distill import distil
     from disti.records import read_rows, write_rows
     from disti.score import score_groups
     from disti.scorers import load_scorer
-    from disti.store import PairStore, stored
+    from disti.store import PairStore
     from disti.tiny import tiny_encoder
     from disti.training import Fit
 
