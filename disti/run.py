@@ -268,7 +268,7 @@ COMMANDS = {
     "check": ("disti.check:main", "look at a recipe, its data and its models before anything runs: disti check demo"),
     "pipeline": ("disti.pipeline:main", "run all stages of a recipe: disti pipeline own-data --set collection=NAME"),
     "verify": ("disti.results:main", "read every file of a run and compare it with its manifest"),
-    "scores": ("disti.store:main", "list, export, merge, prune stored scores"),
+    "scores": ("disti.scores:main", "list, check, export, merge, prune stored scores"),
     "watch": ("disti.watch:main", "follow a run: disti watch demo"),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
