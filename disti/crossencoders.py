@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["new_cross_encoder", "read_by_token", "saved_weights", "head_weights", "check_head", "load_cross_encoder"]
 
-# %% ../nbs/05f_crossencoders.ipynb #f038419a
+# %% ../nbs/05f_crossencoders.ipynb #c39ca235
 import json
 import re
 from pathlib import Path
@@ -17,11 +17,11 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from torch import nn
 
-from .models import ModelRecord, TokenReadout, model_folder, opened, prepare, reads
+from .models import ModelRecord, TokenReadout, loading, model_folder, opened, prepare, reads
 from .weights import adapter_base, resolve_model
 
 
-# %% ../nbs/05f_crossencoders.ipynb #28d84485
+# %% ../nbs/05f_crossencoders.ipynb #f7902e3b
 def new_cross_encoder(
     name: str | Path,  # an encoder: bi-encoder or language model
     *,
@@ -34,21 +34,24 @@ def new_cross_encoder(
     if head not in ("tokens", "cls"):
         raise ValueError(f"no head {head!r}; choose from tokens, cls")
     folder = resolve_model(name)
-    if head == "cls":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            made = CrossEncoder(folder, num_labels=1, device=device, activation_fn=nn.Identity())
-    else:
-        made = CrossEncoder(modules=read_by_token(name, folder), device=device, activation_fn=nn.Identity())
+    options: Any = {"device": device, "activation_fn": nn.Identity()}
+    with loading(name, device=device):
+        if head == "cls":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                made = CrossEncoder(folder, num_labels=1, trust_remote_code=False, **options)
+        else:
+            made = CrossEncoder(modules=read_by_token(name, folder), **options)
     body: Any = made[0]
     prepare(made, name, max_length or min(256, reads(body.model) or 256))
     return made
 
 
-# %% ../nbs/05f_crossencoders.ipynb #6c0d0f1f
+# %% ../nbs/05f_crossencoders.ipynb #5e02e6c2
 def read_by_token(name: str | Path, folder: str) -> list[nn.Module]:
     "A transformer and the read-out of its tokens."
-    body = Transformer(folder)
+    never = {"trust_remote_code": False}
+    body = Transformer(folder, model_kwargs=never, processor_kwargs=never, config_kwargs=never)
     tokenizer: Any = body.tokenizer
     if tokenizer.sep_token_id is None:
         raise ValueError(f"the tokenizer of {name} has no separator token; use head='cls'")

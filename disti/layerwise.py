@@ -20,7 +20,7 @@ __all__ = [
     "surroundings",
 ]
 
-# %% ../nbs/06c_layerwise.ipynb #be8622f8
+# %% ../nbs/06c_layerwise.ipynb #31d37525
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +35,7 @@ from transformers.models.granite.modeling_granite import GraniteModel, GranitePr
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from .models import loading
 from .weights import resolve_model
 
 
@@ -165,7 +166,7 @@ def head_index(saved: dict[str, Any], cutoff: int, head: Head) -> int:
     return 0 if head == "reference" and saved["model_type"] == "cost_wise_gemma" else saved["head_layers"].index(cutoff)
 
 
-# %% ../nbs/06c_layerwise.ipynb #f9403e7d
+# %% ../nbs/06c_layerwise.ipynb #ea771399
 def load_layerwise(
     name: str | Path,  # folder or hub name
     *,
@@ -185,7 +186,8 @@ def load_layerwise(
     config.num_hidden_layers, config.n_heads, config.head_at = layers, len(saved["head_layers"]), at
     if not softcap:
         config.attn_logit_softcapping = None
-    loaded: Any = build.from_pretrained(resolve_model(name), config=config, dtype=dtype, output_loading_info=True)
+    with loading(name, device=device):
+        loaded: Any = build.from_pretrained(resolve_model(name), config=config, dtype=dtype, output_loading_info=True)
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{name} lacks {len(missing)} weights, first {missing[0]}; is the download whole?")

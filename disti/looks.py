@@ -32,7 +32,7 @@ __all__ = [
     "full_disk",
 ]
 
-# %% ../nbs/09d_looks.ipynb #2dcf37ec
+# %% ../nbs/09d_looks.ipynb #8583c617
 import os
 import shutil
 import time
@@ -50,7 +50,7 @@ from .places import Placed
 from .recipe import data_files, general_files, made_from, main_student, value
 from .records import at, choose, project_root, read_rows
 from .stage import stage_params
-from .weights import PACKAGED, ModelRecord, described, model_digest, resolve_model
+from .weights import PACKAGED, ModelRecord, check_code, described, model_digest, resolve_model
 
 if TYPE_CHECKING:
     from disti.data import Collection
@@ -223,7 +223,7 @@ def models_of(recipe: Placed) -> dict[str, str]:  # where it is named → name
     return {where: name for where, name in found.items() if where == "model" or name not in first}
 
 
-# %% ../nbs/09d_looks.ipynb #6bd0708e
+# %% ../nbs/09d_looks.ipynb #d0520aae
 def asked_hub(name: str) -> str:  # "" when the hub has it
     "What the hub says to one short question about a model."
     from huggingface_hub import constants, hf_hub_url
@@ -263,10 +263,16 @@ def absent(name: str) -> str:  # "" when it is there
 
 
 def missing_models(recipe: Placed) -> Iterator[Finding]:
-    "Models that are neither here nor at the hub."
+    "Models that are neither here nor at the hub, and folders that no model is."
     for where, name in models_of(recipe).items():
         if why := absent(name):
             yield Finding("models", "stop", f"{where}: {why}", "correct the path, or the hub name (owner/name)")
+        elif (folder := at(name)).is_dir():
+            stage, key = ("score", "teacher_trust_remote_code") if where == "teacher" else ("mine", "trust_remote_code")
+            try:
+                check_code(name, folder, value(recipe, stage, key))
+            except (ValueError, OSError) as error:
+                yield Finding("models", "stop", f"{where}: {error}", "take another model, or its whole folder")
 
 
 # %% ../nbs/09d_looks.ipynb #f9ec31d6

@@ -13,6 +13,7 @@ __all__ = [
     "prepare_static",
     "pad_somehow",
     "TokenReadout",
+    "loading",
     "opened",
     "load_student",
     "set_dropout",
@@ -35,9 +36,10 @@ __all__ = [
     "write_model",
 ]
 
-# %% ../nbs/05_models.ipynb #7af9c447
+# %% ../nbs/05_models.ipynb #cb028751
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -49,7 +51,8 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .findings import tell
+from .findings import plain, tell
+from .folders import check_memory
 from .memory import sparing
 from .records import replacing
 from .saved import old_form, write_json
@@ -221,7 +224,38 @@ class TokenReadout(Module):
 
 TokenReadout.__module__ = "disti.models"  # the name that is saved, also when this notebook runs the cell
 
-# %% ../nbs/05_models.ipynb #3de6184a
+
+# %% ../nbs/05_models.ipynb #94414079
+@contextmanager
+def loading(name: str | Path, *, trust_remote_code: bool = False, device: str | None = None) -> Iterator[None]:
+    "Look at a model's folder before the block opens it, and say in one line why it cannot be opened."
+    folder = model_folder(name)
+    check_code(name, folder, trust_remote_code)
+    if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu":
+        check_memory(name, folder)
+    try:
+        yield
+    except OSError as error:
+        raise FileNotFoundError(
+            f"cannot load model {name}: {plain(error)[:300]} Give a folder that "
+            "sentence-transformers saved, or a hub name this machine can reach"
+        ) from error
+    except Exception as error:
+        told = plain(error)
+        if isinstance(error, MemoryError) or "out of memory" in told:
+            raise
+        if "trust_remote_code" in told:
+            says = "comes with Python code of its own, which does not run unasked. Read it, then allow it"
+            raise ValueError(f"{name} {says} with trust_remote_code=True") from error
+        if "Weights only load failed" in told:
+            says = "has weights in a pickle that holds more than weights, which could run code"
+            raise ValueError(f"{name} {says}; take the model in its safetensors form") from error
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"cannot load model {name}: {type(error).__name__}: {told[:300]}. Is it whole?") from error
+
+
+# %% ../nbs/05_models.ipynb #4d44b6b7
 Loaded = TypeVar("Loaded", SentenceTransformer, CrossEncoder)
 
 
@@ -231,26 +265,12 @@ def opened(
     **options: Any,  # of `kind`
 ) -> Loaded:
     "Load a model; the folder's own code runs only where the record allows it."
-    check_code(record.name, model_folder(record.name), record.trust_remote_code)
     known = {"disti.models.TokenReadout": TokenReadout}  # ours, which the library would call foreign
     load: Any = getattr(kind, "_load_with_module_classes")  # noqa: B009
     revision = record.digest.partition("@")[2] or None
-    try:
-        return load(
-            resolve_model(record.name), known, trust_remote_code=record.trust_remote_code, revision=revision, **options
-        )
-    except OSError as error:
-        raise FileNotFoundError(
-            f"cannot load model {record.name}: {str(error).splitlines()[0]} Give a folder that "
-            "sentence-transformers saved, or a hub name this machine can reach"
-        ) from error
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(
-            f"{record.name} comes with Python code of its own, which does not run unasked. Read it, then allow it "
-            "with trust_remote_code=True"
-        ) from error
+    trusted = record.trust_remote_code
+    with loading(record.name, trust_remote_code=trusted, device=options.get("device")):
+        return load(resolve_model(record.name), known, trust_remote_code=trusted, revision=revision, **options)
 
 
 # %% ../nbs/05_models.ipynb #30fdcf0b

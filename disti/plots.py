@@ -18,7 +18,7 @@ __all__ = [
     "figure_html",
 ]
 
-# %% ../nbs/03b_plots.ipynb #b8638ebe
+# %% ../nbs/03b_plots.ipynb #105fe548
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from .findings import visible
 from .metrics import auc, finite_rows
 from .records import Row
 from .stats import tally
@@ -132,7 +133,7 @@ def plot_scores(
     return plot_groups({"negatives": flat[labels <= 0], "positives": flat[labels > 0]}, title, f"score of the {name}")
 
 
-# %% ../nbs/03b_plots.ipynb #81a98a91
+# %% ../nbs/03b_plots.ipynb #68f254c4
 def figure_html(figure: "Figure") -> Markup:
     "A plot as inline SVG with its title as the caption."
     import matplotlib.pyplot as plt
@@ -150,4 +151,4 @@ def figure_html(figure: "Figure") -> Markup:
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     for fixed, variable in COLOURS.items():
         svg = svg.replace(fixed, variable)
-    return Markup(f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>")
+    return Markup(visible(f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>"))

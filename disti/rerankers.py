@@ -30,7 +30,7 @@ __all__ = [
     "flag_reranker",
 ]
 
-# %% ../nbs/06d_rerankers.ipynb #c99fc1e4
+# %% ../nbs/06d_rerankers.ipynb #08770c0a
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,9 +44,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from .layerwise import LAYERWISE, Head, layer_scores, layerwise_settings, load_layerwise
 from .linear import quantize_linears
-from .models import reads, real_precision
+from .models import loading, reads, real_precision
 from .scorers import Pair, PairEngine, Precision, Scorer, digest_of
-from .weights import model_digest, model_folder, read_modules, resolve_model
+from .weights import check_code, model_digest, model_folder, read_modules, resolve_model
 
 
 # %% ../nbs/06d_rerankers.ipynb #86405997
@@ -218,10 +218,11 @@ def yes_minus_no(model: Any, answers: list[int], tokens: dict[str, list]) -> Ten
     return logits[:, 0] - logits[:, 1] if len(answers) == 2 else logits[:, 0]
 
 
-# %% ../nbs/06d_rerankers.ipynb #4047ec3c
+# %% ../nbs/06d_rerankers.ipynb #26e1cd95
 def load_llm(name: str | Path, dtype: torch.dtype) -> Any:
     "A causal language model; one whose weights are not all in its files, or that makes embeddings, is an error."
-    pooled = [each["type"] for each in read_modules(model_folder(name)) if each["type"].endswith("Pooling")]
+    kinds = [str(each.get("type")) for each in read_modules(model_folder(name))]
+    pooled = [kind for kind in kinds if kind.endswith("Pooling")]
     made: Any = {} if pooled else AutoModelForCausalLM.from_pretrained(
         resolve_model(name), dtype=dtype, output_loading_info=True, trust_remote_code=False
     )  # fmt: skip
@@ -235,7 +236,7 @@ def load_llm(name: str | Path, dtype: torch.dtype) -> Any:
     return made[0]
 
 
-# %% ../nbs/06d_rerankers.ipynb #8a4b64eb
+# %% ../nbs/06d_rerankers.ipynb #a0c7b2b8
 def llm_reranker(
     name: str | Path,  # folder or hub name of a causal language model
     *,
@@ -249,12 +250,14 @@ def llm_reranker(
     "A language model that answers yes or no: the logit of its answer."
     place, source = place_of(device), resolve_model(name)
     bits: Any = real_precision(precision, place, get_args(Precision))
+    check_code(name, model_folder(name), False)
     if (kind := PretrainedConfig.get_config_dict(source)[0].get("model_type", "")) in LAYERWISE:
         raise ValueError(f"{name} is a {kind!r}, which has a head a layer and no answer; use flag_reranker")
     chosen = find_template(template, kind, instruction)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    answers = answer_ids(tokenizer, chosen)
-    model = load_llm(name, weights_dtype(bits, place)).to(place).eval()
+    with loading(name, device=place):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        answers = answer_ids(tokenizer, chosen)
+        model = load_llm(name, weights_dtype(bits, place)).to(place).eval()
     if bits in ("int8", "int4"):
         quantize_linears(model.base_model, bits)
     length = room_of(name, max_length, reads(model) or 1_024)
