@@ -6,6 +6,8 @@
 __all__ = [
     "Pair",
     "SCALES",
+    "WIDTH",
+    "ROWS",
     "Precision",
     "Tokens",
     "BACKENDS",
@@ -14,6 +16,7 @@ __all__ = [
     "Scorer",
     "digest_of",
     "PartialScores",
+    "filled",
     "token_batches",
     "PairEngine",
     "keep_score_in_fp32",
@@ -117,16 +120,27 @@ class PartialScores(RuntimeError):
         self.pairs, self.scores = list(pairs), np.asarray(scores, dtype=np.float32)  # [n] those that came back
 
 
-# %% ../nbs/06_scorers.ipynb #bb553ee4
+# %% ../nbs/06_scorers.ipynb #a1e37f99
+WIDTH, ROWS = 16, 4  # tokens and rows that batches are filled up to
+
+
+def filled(length: int, most: int = 0) -> int:  # most: positions that a model has; 0: any number
+    "A length, filled up."
+    full = -(-length // WIDTH) * WIDTH
+    return min(full, max(most, length)) if most else full
+
+
+# %% ../nbs/06_scorers.ipynb #356b87ec
 def token_batches(
     order: Sequence[int],  # which rows, longest first
     lengths: Sequence[int],  # tokens of every row
     batch_tokens: int,  # most tokens a batch, padding included
 ) -> list[list[int]]:  # rows of each batch; one row longer than the budget goes alone
-    "Pack rows to a token budget."
+    "Pack rows to a token budget; four rows and more in fours."
     batches: list[list[int]] = []
     for row in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
+        room = batch_tokens // lengths[batches[-1][0]] if batches else 0
+        if batches and len(batches[-1]) < (room // ROWS * ROWS or room):
             batches[-1].append(row)
         else:
             batches.append([row])
@@ -136,7 +150,7 @@ def token_batches(
 # %% ../nbs/06_scorers.ipynb #9d724ac4
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"]
 
-# %% ../nbs/06_scorers.ipynb #23c419b5
+# %% ../nbs/06_scorers.ipynb #7706b7f0
 Tokens = dict[str, list]  # "input_ids" and the like → one list of tokens a pair, cut to the model's length, not padded
 
 
@@ -160,7 +174,7 @@ class PairEngine:
     def __call__(self, pairs: Sequence[Pair]) -> np.ndarray:  # [n] float32
         unique = tuple(dict.fromkeys(pairs))
         tokens = self.ready.pop(unique, None) or self.tokenise(list(unique))
-        lengths = [len(ids) for ids in tokens["input_ids"]]
+        lengths = [filled(len(ids)) for ids in tokens["input_ids"]]
         batches = token_batches(sorted(range(len(unique)), key=lambda i: -lengths[i]), lengths, self.batch_tokens)
         order, done = [row for batch in batches for row in batch], []
         with torch.inference_mode(), self.context():  # one context for all batches: weights are cast once
@@ -171,7 +185,7 @@ class PairEngine:
                 else:
                     done.append(scores)
                     batches.pop(0)
-        self.tokens += sum(lengths)
+        self.tokens += sum(map(len, tokens["input_ids"]))
         at = {unique[row]: score for row, score in zip(order, torch.cat(done).cpu().tolist(), strict=True)}
         return np.array([at[pair] for pair in pairs], dtype=np.float32)
 
@@ -183,8 +197,11 @@ class PairEngine:
 
     def attempt(self, tokens: Tokens, rows: list[int], longest: int) -> Tensor | None:  # [rows] float32 on the device
         "Scores of some rows; None when memory ran out, and the budget is halved."
+        more = -len(rows) % ROWS
+        asked = rows + rows[-1:] * (more if (len(rows) + more) * longest <= self.batch_tokens else 0)
         try:
-            return self.forward({key: [lists[i] for i in rows] for key, lists in tokens.items()}).float().reshape(-1)
+            scores = self.forward({key: [lists[i] for i in asked] for key, lists in tokens.items()})
+            return scores.float().reshape(-1)[: len(rows)]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -205,7 +222,7 @@ def keep_score_in_fp32(model: CrossEncoder) -> None:
     model.set_keep_in_fp32_modules(sorted({*(model.keep_in_fp32_modules or []), *last}))
 
 
-# %% ../nbs/06_scorers.ipynb #78507ebe
+# %% ../nbs/06_scorers.ipynb #ee995dee
 def reranker_engine(
     model: CrossEncoder,  # with one output
     batch_tokens: int,
@@ -220,7 +237,9 @@ def reranker_engine(
         return {key: lists for key, lists in made.items() if isinstance(lists, list)}
 
     def forward(tokens: Tokens) -> Tensor:
-        features = {**tokenizer.pad(tokens, return_tensors="pt", verbose=False), "modality": "text"}
+        length = filled(max(map(len, tokens["input_ids"])), model.max_seq_length or WIDTH)
+        padded = tokenizer.pad(tokens, padding="max_length", max_length=length, return_tensors="pt", verbose=False)
+        features = {**padded, "modality": "text"}
         return model(batch_to_device(features, model.device))["scores"]
 
     return PairEngine(tokenise, forward, batch_tokens, precision, str(model.device))

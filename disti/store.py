@@ -10,6 +10,7 @@ __all__ = [
     "is_sealed",
     "seal_page",
     "seal",
+    "begin_unsealed",
     "row_faults",
     "damage",
     "StoreFile",
@@ -117,6 +118,16 @@ def seal(db: sqlite3.Connection, raw: int) -> bool:  # False: another process wr
     return True
 
 
+# %% ../nbs/06b_store.ipynb #f16352cd
+def begin_unsealed(db: sqlite3.Connection, raw: int) -> None:
+    "Begin a transaction that writes, on a file whose seal is broken."
+    db.execute("BEGIN IMMEDIATE")
+    while raw >= 0 and db.execute("SELECT digest FROM seal").fetchone() != (bytes(32),):
+        db.execute("UPDATE seal SET digest = zeroblob(32)")
+        db.execute("COMMIT")
+        db.execute("BEGIN IMMEDIATE")
+
+
 # %% ../nbs/06b_store.ipynb #1825742a
 def row_faults(db: sqlite3.Connection, scorers: dict[str, Kept]) -> Iterator[str]:
     "What is wrong with rows and totals."
@@ -166,7 +177,7 @@ def damage(
     return faults
 
 
-# %% ../nbs/06b_store.ipynb #ad16df37
+# %% ../nbs/06b_store.ipynb #9fbecdb3
 class StoreFile:
     "A store's file, open: transactions, and what is wrong with it."
 
@@ -201,7 +212,7 @@ class StoreFile:
                 yield self.db
                 return
             self.still_there()
-            self.db.execute("BEGIN IMMEDIATE")
+            begin_unsealed(self.db, self.raw)
             try:
                 yield self.db
                 self.db.execute("COMMIT")

@@ -284,7 +284,7 @@ def refuse(path: Path, form: str) -> None:
         raise StoreError(says[form])
 
 
-# %% ../nbs/06a_storefile.ipynb #6cffe71d
+# %% ../nbs/06a_storefile.ipynb #d4750798
 def tables_of(db: sqlite3.Connection) -> set[str]:
     "The statements that made a file's tables."
     return {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
@@ -297,14 +297,12 @@ def open_reader(path: Path, wait: float = WAIT) -> sqlite3.Connection:
         raise FileNotFoundError(f"no pair store {path}" + (": it is empty" if path.exists() else ""))
     refuse(path, form)
     with told(path):
-        db = connect(path, "ro", wait)
         try:
+            db = connect(path, "ro", wait)
             tables_of(db)
         except sqlite3.OperationalError as error:
-            db.close()
-            if not error.sqlite_errorname.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-                raise
-            if not path.with_name(path.name + "-journal").exists():
+            left = path.with_name(path.name + "-journal").exists()
+            if not left or not error.sqlite_errorname.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
                 raise
             db = recovered(path)
     return db
