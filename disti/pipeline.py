@@ -16,6 +16,7 @@ __all__ = [
     "run_snakemake",
     "show_plan",
     "show_result",
+    "mend_data",
     "take_stock",
     "first_targets",
     "run_jobs",
@@ -46,11 +47,21 @@ import yaml
 from .check import check_recipe, read_sets, show_findings
 from .findings import Finding, stop_on
 from .looks import model_digests
-from .manifests import manifest_path
+from .manifests import manifest_path, wrong
 from .places import Placed
 from .recipe import check_owner, data_files, main_student, read_recipe, recipes, resolve_recipe
 from .records import Known, project_root, text_id, write_text
-from .results import damaged, kept_manifest, put_back, results_of, show_damage, strayed, take_away, waiting
+from disti.results import (
+    damaged,
+    kept_manifest,
+    own_data,
+    put_back,
+    results_of,
+    show_damage,
+    strayed,
+    take_away,
+    waiting,
+)
 from .run import keep_findings, locked
 from .stage import find_stage, resource
 from .terminal import Terminal
@@ -236,6 +247,18 @@ def show_result(recipe: Placed, home: Path, started: float, peak: int) -> None:
     print(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
 
 
+# %% ../nbs/09j_pipeline.ipynb #b1b2c3d4
+def mend_data(recipe: Placed, home: Path) -> None:
+    "Take away what disti made of a collection, where it is not that any more; the check would stop at it."
+    broken = {path: said for path in own_data(recipe) if (said := wrong(path))}
+    for path, said in broken.items():
+        print(
+            f"made again: {os.path.relpath(path)} {said}; what was there is in {os.path.relpath(home)}/set-aside",
+            flush=True,
+        )
+    take_away(broken, home)
+
+
 # %% ../nbs/09j_pipeline.ipynb #04ff0d72
 def take_stock(recipe: Placed, home: Path, verify: bool = False) -> None:
     "Take away what is not as it was made, and say so."
@@ -386,6 +409,7 @@ def main(words: list[str] | None = None) -> None:
     )
     if recipe["scale"]:
         print(NOTHING.format(scale=recipe["scale"]), flush=True)
+    mend_data(recipe, home)
     stop_on(check_recipe(recipe, quick=True))
     recipe["digests"] = model_digests(recipe)
     show_findings([finding for finding in checked(recipe, home) if finding.severity != "note"])
