@@ -21,6 +21,7 @@ __all__ = [
     "answer_logits",
     "yes_minus_no",
     "load_llm",
+    "checked_source",
     "llm_reranker",
     "place_of",
     "budget",
@@ -236,7 +237,14 @@ def load_llm(name: str | Path, dtype: torch.dtype) -> Any:
     return made[0]
 
 
-# %% ../nbs/06d_rerankers.ipynb #a0c7b2b8
+# %% ../nbs/06d_rerankers.ipynb #f2e92d70
+def checked_source(name: str | Path) -> str:
+    "The folder or hub name of a language model, whose folder holds nothing strange."
+    check_code(name, model_folder(name), False)
+    return resolve_model(name)
+
+
+# %% ../nbs/06d_rerankers.ipynb #c90c127e
 def llm_reranker(
     name: str | Path,  # folder or hub name of a causal language model
     *,
@@ -248,9 +256,8 @@ def llm_reranker(
     instruction: str = "",  # "": the template's own
 ) -> Scorer:
     "A language model that answers yes or no: the logit of its answer."
-    place, source = place_of(device), resolve_model(name)
+    place, source = place_of(device), checked_source(name)
     bits: Any = real_precision(precision, place, get_args(Precision))
-    check_code(name, model_folder(name), False)
     if (kind := PretrainedConfig.get_config_dict(source)[0].get("model_type", "")) in LAYERWISE:
         raise ValueError(f"{name} is a {kind!r}, which has a head a layer and no answer; use flag_reranker")
     chosen = find_template(template, kind, instruction)
