@@ -20,7 +20,7 @@ __all__ = [
     "plot_phases",
 ]
 
-# %% ../nbs/16_align.ipynb #1c910319
+# %% ../nbs/16_align.ipynb #78cea980
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,12 +33,16 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from .checkpoints import DISK
 from .data import Collection
 from .distributed import is_first
+from .findings import Finding, tell
 from .heads import add_head, keep_layers, split_head
+from .manifests import seal, unsound
 from .metrics import mean_measures, measure
 from .models import encode, load_student
-from .records import Row, choose, read_partial, replacing, text_id
+from .progress import mend_rows
+from .records import Row, choose, read_rows, replacing, text_id, write_rows, write_text
 from .retrieve import dense_run
 from .settings import Fit
 from .training import content_id, fit
@@ -70,7 +74,7 @@ def text_rows(texts: Mapping[str, Sequence[str]]) -> list[Row]:  # "query", "pas
     return [{"text": text, "kind": kind, "at": at} for kind, own in texts.items() for at, text in enumerate(own)]
 
 
-# %% ../nbs/16_align.ipynb #f0e6f6d1
+# %% ../nbs/16_align.ipynb #bb691beb
 def train(
     model: SentenceTransformer,  # trained in place
     rows: Sequence[Row],
@@ -78,22 +82,28 @@ def train(
     collator: Any,  # a TextCollator or ListsCollator
     settings: Fit,
     *,
-    checkpoints: str | Path,  # folder of this phase's checkpoints; beside it, .pt has the weights at its end
+    checkpoints: str | Path,  # folder of this phase's checkpoints; beside it, .done has the weights at its end
     history: str | Path,  # file of history rows
     fingerprint: Row,  # what else the weights depend on
 ) -> list[Row]:  # the history
     "Train one phase; an interrupted call goes on where it was, a finished one only loads."
-    done, mark = Path(checkpoints).with_suffix(".pt"), content_id(model, rows)
+    done, mark = Path(checkpoints).with_suffix(".done"), content_id(model, rows)
     told = json.dumps({"settings": asdict(settings), "content": mark, "more": fingerprint}, sort_keys=True)
-    kept = torch.load(done, map_location=model.device, weights_only=True) if done.exists() else {}
-    if kept.get("of") == told:
-        model.load_state_dict(kept["weights"])
-        return read_partial(Path(history))
+    if done.exists() and (says := unsound(done)):
+        tell([Finding("checkpoint", "warn", f"{done.name} {says}; the phase is trained again", DISK)])
+    elif done.exists() and (done / "of.json").read_text(encoding="utf-8") == told:
+        model.load_state_dict(torch.load(done / "weights.pt", map_location=model.device, weights_only=True))
+        steps = read_rows(done / "history.jsonl")
+        tell(mend_rows(Path(history), steps, lambda row: False, done.name))
+        return steps
     steps = fit(model, rows, "", settings, loss=loss, collator=collator, checkpoints=checkpoints, history=history,
                 fingerprint=fingerprint)  # fmt: skip
     if is_first():
         with replacing(done) as made:
-            torch.save({"of": told, "weights": model.state_dict()}, made)
+            write_text(made / "of.json", told)
+            write_rows(made / "history.jsonl", steps)
+            torch.save(model.state_dict(), made / "weights.pt")
+            seal(made)
     return steps
 
 

@@ -101,7 +101,7 @@ def judge(path: Path, step: int, mark: Any) -> str:  # "" when it is whole and o
     return "" if hash_of(run["mark"]) == hash_of(mark) else "is of another run"
 
 
-# %% ../nbs/08c_checkpoints.ipynb #7193c8a8
+# %% ../nbs/08c_checkpoints.ipynb #3d1462a7
 def judged(folder: Path, mark: Any) -> dict[int, str]:  # step → what is wrong with its checkpoint; the newest first
     "What is wrong with the checkpoints of a run, and with those that they need."
     paths = steps_kept(folder)
@@ -109,7 +109,7 @@ def judged(folder: Path, mark: Any) -> dict[int, str]:  # step → what is wrong
     for step in [step for step, wrong in says.items() if not wrong]:
         best = read_run(paths[step])["best"]
         if best and best != step and (wrong := says.get(best, "is gone")):
-            says[step] = f"needs checkpoint-{best}, the best evaluation, which {wrong}"
+            says[step] = f"needs checkpoint-{best}, the best evaluation ({wrong})"
     return says
 
 
@@ -150,7 +150,7 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
-# %% ../nbs/08c_checkpoints.ipynb #c5575c7c
+# %% ../nbs/08c_checkpoints.ipynb #30b2e608
 def whose(folder: Path) -> Row | None:  # None: nobody's, as far as can be told
     "The mark of the run whose checkpoints lie in a folder."
     file, paths = folder / "fingerprint.json", steps_kept(folder).values()
@@ -163,7 +163,7 @@ def whose(folder: Path) -> Row | None:  # None: nobody's, as far as can be told
         )
     mark = next((read_run(path)["mark"] for path in sealed if not unsound(path)), None)
     if sealed or file.exists():
-        says = f"{file} {'cannot be read' if file.exists() else 'is gone'}; " + (
+        says = f"{folder.name}/{file.name} {'cannot be read' if file.exists() else 'is gone'}; " + (
             "its checkpoints say of which run they are" if mark else "training starts from the beginning")  # fmt: skip
         tell([Finding("fingerprint", "warn", says, DISK)])
     return mark

@@ -151,7 +151,7 @@ def largest_part(batch: Mapping[str, Any]) -> int:  # texts
     return max((len(value) for key, value in batch.items() if key.endswith("attention_mask")), default=0)
 
 
-# %% ../nbs/08b_recover.ipynb #704356d7
+# %% ../nbs/08b_recover.ipynb #aa2c9c77
 KNOWN, IN_A_ROW = 16, 8  # losses before anything is called a spike; bad ones in a row that are one
 
 
@@ -186,9 +186,11 @@ class Losses:
     def wrong_at_end(self) -> tuple[str, int]:  # as `wrong`, when no further loss will come
         "Judge the last losses, though they are few."
         seen = list(self.seen)
-        for n in range(min(IN_A_ROW, len(seen) - 4), 0, -1):
+        for n in range(min(IN_A_ROW, len(seen) - 3), 0, -1):
             before, last = seen[:-n], seen[-n:]
-            usual = median(before) if n > 1 else max(before)
+            if n > 1 and len(before) < 4:
+                continue
+            usual = median(before) if n > 1 else max(before[-max(4, len(before) // 2) :])
             if self.spike and min(last) > self.spike * usual > 0:
                 return f"{last[-1]:.3g} at the end, and was high {n} times; before it was {usual:.3g}", n - 1
         return "", 0
@@ -302,12 +304,13 @@ class Recovery:
         return back
 
 
-# %% ../nbs/08b_recover.ipynb #2a2fed82
+# %% ../nbs/08b_recover.ipynb #f8624646
 class Recovering:
     "Mixed into a trainer of sentence-transformers: steps that survive too little memory, and losses that are judged."
 
     recovery: Recovery
     losses: Losses
+    summed: float = 0.0  # losses of a step's batches so far
 
     def training_step(self: Any, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         "One batch forwards and backwards, encoded in as small chunks as memory wants."
@@ -332,14 +335,17 @@ class Recovering:
         with sparing(self.model):
             return super().evaluation_loop(*args, **more)  # type: ignore[misc]
 
-    def judge(self: Any, loss: float) -> None:
-        "Raise an error on a loss that is none."
-        done, batches = self.state.global_step, self.args.gradient_accumulation_steps
-        says, ago = self.losses.wrong(loss * self.current_gradient_accumulation_steps)
-        if not says and done + 1 == self.state.max_steps and self.accelerator.sync_gradients:
+    def judge(self: Any, loss: float) -> None:  # of a batch, its share of the step
+        "Raise an error on a loss that is none; a step is judged by the mean of its batches."
+        done, self.summed = self.state.global_step, self.summed + loss
+        if math.isfinite(loss) and not self.accelerator.sync_gradients:
+            return
+        says, ago = self.losses.wrong(self.summed)
+        self.summed = 0.0
+        if not says and done + 1 == self.state.max_steps:
             says, ago = self.losses.wrong_at_end()
         if says:
-            raise Diverged(done, f"the loss is {says}", done - ago // batches)
+            raise Diverged(done, f"the loss is {says}", done - ago)
 
     def before_step(self: Any, model: nn.Module) -> tuple[Any, ...]:
         "What a failed attempt must not change."

@@ -42,7 +42,7 @@ from pathlib import Path
 import psutil
 
 from .findings import plain
-from .manifests import manifest_path
+from .manifests import SEAL, manifest_path
 from .records import Row
 
 # %% ../nbs/09h_state.ipynb #8ff77973
@@ -125,7 +125,7 @@ def read_training(
     rows, manifest = [row for row in whole_rows(history) if has_numbers(row)], read_json(manifest_file)
     whole = {
         int(path.parent.name.split("-")[1]): path.stat().st_mtime
-        for path in checkpoints.glob("checkpoint-*/trainer_state.json")
+        for path in checkpoints.glob(f"checkpoint-*/{SEAL}")
         if path.parent.name[11:].isdigit()
     }
     again = mark.exists() and manifest_file.exists() and mark.stat().st_mtime > manifest_file.stat().st_mtime

@@ -30,13 +30,14 @@ __all__ = [
     "save_trained",
 ]
 
-# %% ../nbs/08d_training.ipynb #6fbdd048
+# %% ../nbs/08d_training.ipynb #505d2a67
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +288,7 @@ def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None
     return None
 
 
-# %% ../nbs/08d_training.ipynb #e8179b5d
+# %% ../nbs/08d_training.ipynb #b9b83a51
 def train_on(
     make: Callable[[], Any],  # a trainer
     model: nn.Module,
@@ -302,7 +303,7 @@ def train_on(
     def back(upto: int | None) -> Path | None:  # the newest checkpoint from before that
         return from_first(lambda: newest_whole(recovery.folder, mark, upto)[0])
 
-    while True:
+    for damaged in count():  # attempts, at most
         manual_seed(settings.seed)
         problem = attempt(make(), settings, recovery, resume)
         wait()
@@ -310,6 +311,8 @@ def train_on(
             return
         if isinstance(problem, Diverged):
             resume = recovery.roll_back(problem, settings.rollbacks, back)
+        elif damaged > settings.rollbacks:  # a disk that keeps nothing
+            raise problem
         else:
             resume = back(None)
         from_first(partial(mend_history, recovery.history, resume))
