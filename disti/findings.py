@@ -9,6 +9,7 @@ __all__ = [
     "Finding",
     "shown_line",
     "plain",
+    "say",
     "visible",
     "md_text",
     "md_id",
@@ -65,6 +66,12 @@ def shown_line(text: object) -> str:
 def plain(text: object) -> str:
     "A text on one line of a terminal, its blanks and line breaks made one blank."
     return shown_line(" ".join(str(text).split()))
+
+
+# %% ../nbs/00b_findings.ipynb #c02a229f
+def say(text: object = "", out: Any = None) -> None:  # out: None for stdout
+    "Print a text by lines; what data brings is no order to the terminal."
+    print("\n".join(map(shown_line, str(text).split("\n"))), file=out, flush=True)
 
 
 # %% ../nbs/00b_findings.ipynb #02b66ad9

@@ -27,7 +27,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09j_pipeline.ipynb #723ecfcc
+# %% ../nbs/09j_pipeline.ipynb #01b3e319
 import argparse
 import json
 import os
@@ -45,7 +45,7 @@ from typing import Any
 import yaml
 
 from .check import check_recipe, read_sets, show_findings
-from .findings import Finding, stop_on
+from .findings import Finding, say, stop_on
 from .looks import model_digests
 from .manifests import manifest_path, wrong
 from .places import Placed
@@ -213,7 +213,7 @@ def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  #
     return code, log.read_text(encoding="utf-8", errors="replace")
 
 
-# %% ../nbs/09j_pipeline.ipynb #8adc1746
+# %% ../nbs/09j_pipeline.ipynb #3f043774
 def show_plan(words: list[str], again: Mapping[str, str]) -> None:
     "Print the jobs of a dry run with their reasons."
     done = subprocess.run(words, capture_output=True, text=True)
@@ -221,13 +221,13 @@ def show_plan(words: list[str], again: Mapping[str, str]) -> None:
         raise RuntimeError(f"Snakemake stopped: {complaint(done.stderr + done.stdout)}")
     jobs = planned(done.stdout + done.stderr)
     for name, reason in jobs:
-        print(f"would run {name:24}{reason[:90]}")
+        say(f"would run {name:24}{reason[:90]}")
     for place, why in again.items():
-        print(f"would make again {place}: {why}")
-    print(f"{len(jobs)} jobs" if jobs else "nothing to do" if not again else "and what depends on it")
+        say(f"would make again {place}: {why}")
+    say(f"{len(jobs)} jobs" if jobs else "nothing to do" if not again else "and what depends on it")
 
 
-# %% ../nbs/09j_pipeline.ipynb #6dd53588
+# %% ../nbs/09j_pipeline.ipynb #88a4af31
 NOTHING = "scale {scale}: a trial of the path; its numbers mean nothing"
 
 
@@ -235,31 +235,31 @@ def show_result(recipe: Placed, home: Path, started: float, peak: int) -> None:
     "Print where the time went, the comparison table and where the report is."
     spent = list(stage_seconds(home / "notebooks", started))
     if spent:
-        print("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in spent))
-        print(f"together {time.time() - started:.0f} s, peak memory {peak / 1e9:.1f} GB")
+        say("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in spent))
+        say(f"together {time.time() - started:.0f} s, peak memory {peak / 1e9:.1f} GB")
     else:
-        print("nothing to do: every result is up to date")
+        say("nothing to do: every result is up to date")
     table = home / "results" / "comparison.md"
     if table.exists():
-        print(f"\n{table.read_text(encoding='utf-8').strip()}\n")
+        say(f"\n{table.read_text(encoding='utf-8').strip()}\n")
     if recipe["scale"]:
-        print(NOTHING.format(scale=recipe["scale"]))
-    print(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
+        say(NOTHING.format(scale=recipe["scale"]))
+    say(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
 
 
-# %% ../nbs/09j_pipeline.ipynb #b1b2c3d4
+# %% ../nbs/09j_pipeline.ipynb #50e40c0e
 def mend_data(recipe: Placed, home: Path) -> None:
     "Take away what disti made of a collection, where it is not that any more; the check would stop at it."
     broken = {path: said for path in own_data(recipe) if (said := wrong(path))}
     for path, said in broken.items():
-        print(
+        say(
             f"made again: {os.path.relpath(path)} {said}; what was there is in {os.path.relpath(home)}/set-aside",
             flush=True,
         )
     take_away(broken, home)
 
 
-# %% ../nbs/09j_pipeline.ipynb #04ff0d72
+# %% ../nbs/09j_pipeline.ipynb #c80c96a0
 def take_stock(recipe: Placed, home: Path, verify: bool = False) -> None:
     "Take away what is not as it was made, and say so."
     known = Known(home / ".known.json")
@@ -268,10 +268,10 @@ def take_stock(recipe: Placed, home: Path, verify: bool = False) -> None:
     broken, stale = damaged(recipe, home, known)
     otherwise = {home / place: f"was made with other values: {why}" for place, why in strayed(recipe, home).items()}
     for path, said in (broken | stale | otherwise).items():
-        print(f"made again: {os.path.relpath(path)} {said}", flush=True)
+        say(f"made again: {os.path.relpath(path)} {said}")
     take_away(broken, home)
     if any(path.exists() for path in home.glob("set-aside/*")) and broken:
-        print(f"what was there instead is in {os.path.relpath(home / 'set-aside')}", flush=True)
+        say(f"what was there instead is in {os.path.relpath(home / 'set-aside')}")
     for path in stale | otherwise:
         manifest_path(path).unlink(missing_ok=True)
         kept_manifest(path).unlink(missing_ok=True)
@@ -303,7 +303,7 @@ def run_jobs(words: list[str], home: Path, lock: int) -> None:
         )
 
 
-# %% ../nbs/09j_pipeline.ipynb #28c7a8e9
+# %% ../nbs/09j_pipeline.ipynb #b1509e3e
 def mend(recipe: Placed, home: Path, make: Callable[[list[str]], object]) -> None:
     "Make damaged results again, stage after stage, each with the date it had where it came out the same."
     tried: list[str] = []
@@ -311,12 +311,12 @@ def mend(recipe: Placed, home: Path, make: Callable[[list[str]], object]) -> Non
         make(targets)
         tried = targets
         for path in put_back(home, recipe):
-            print(f"{os.path.relpath(path)} came out another way; what depends on it is made again", flush=True)
+            say(f"{os.path.relpath(path)} came out another way; what depends on it is made again")
     for path in waiting(home, recipe):  # no job of the recipe makes these
         kept_manifest(path).unlink()
 
 
-# %% ../nbs/09j_pipeline.ipynb #2cdd8dd0
+# %% ../nbs/09j_pipeline.ipynb #514a80eb
 def run_pipeline(recipe: Placed, *, cores: int, until: str = "", profile: str = "", verify: bool = False) -> None:
     "Run a resolved recipe and print what came of it."
     home, started = project_root() / recipe["artifacts"] / recipe["run"], time.time()
@@ -335,7 +335,7 @@ def run_pipeline(recipe: Placed, *, cores: int, until: str = "", profile: str = 
         run_jobs(snakemake_words(recipe, config, until=until, **how), home, lock)
         memory.over.set()
     if until:
-        print(f"done up to {until}")
+        say(f"done up to {until}")
     else:
         show_result(recipe, home, started, memory.peak)
 
@@ -385,12 +385,12 @@ def plan_pipeline(recipe: Placed, home: Path, **asked: Any) -> None:
         )
 
 
-# %% ../nbs/09j_pipeline.ipynb #bc3bab7a
+# %% ../nbs/09j_pipeline.ipynb #b7ff9de0
 def main(words: list[str] | None = None) -> None:
     "The command `disti pipeline`."
     asked = parser().parse_args(words)
     if asked.list:
-        print("\n".join(f"{name:20}{path}" for name, path in recipes().items()))
+        say("\n".join(f"{name:20}{path}" for name, path in recipes().items()))
         return
     sets = read_sets(asked.set) | ({"data_dir": asked.data_dir} if asked.data_dir else {})
     recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets)
@@ -401,14 +401,14 @@ def main(words: list[str] | None = None) -> None:
     if asked.dry_run:
         recipe["digests"] = model_digests(recipe)
         return plan_pipeline(recipe, home, **how)
-    print(
+    say(
         f"{asked.recipe}: collection {recipe['collection']}, teacher {recipe['teacher']}, "
         f"students {', '.join(recipe['students'])}\n"
         f"to {os.path.relpath(home)}, {asked.cores or os.cpu_count()} cores, {recipe['threads']} threads a stage",
         flush=True,
     )
     if recipe["scale"]:
-        print(NOTHING.format(scale=recipe["scale"]), flush=True)
+        say(NOTHING.format(scale=recipe["scale"]))
     mend_data(recipe, home)
     stop_on(check_recipe(recipe, quick=True))
     recipe["digests"] = model_digests(recipe)

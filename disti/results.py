@@ -22,7 +22,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09f_results.ipynb #b90d7cff
+# %% ../nbs/09f_results.ipynb #340550e1
 import argparse
 import json
 import os
@@ -32,7 +32,7 @@ from pathlib import Path
 from shutil import move
 from typing import Any
 
-from .findings import Finding
+from .findings import Finding, say
 from .manifests import Hash, content, manifest_path, read_facts, read_manifest, stamped, stream_hash, wrong
 from .places import Placed
 from .recipe import data_files, job_values, main_student
@@ -194,7 +194,7 @@ def show_damage(broken: Mapping[Path, str], stale: Mapping[Path, str]) -> list[F
     ]
 
 
-# %% ../nbs/09f_results.ipynb #d83da345
+# %% ../nbs/09f_results.ipynb #87abd1ec
 def main(words: list[str] | None = None) -> int:  # 1 when something is not as it was made
     "The command `disti verify`."
     parser = argparse.ArgumentParser(
@@ -210,9 +210,9 @@ def main(words: list[str] | None = None) -> int:  # 1 when something is not as i
     known, found = Known(), 0
     for path in stamped(home):
         if said := wrong(path, known) or outdated(path, known):
-            print(f"{path.relative_to(home)} {said}")
+            say(f"{path.relative_to(home)} {said}")
             found += 1
-    print(
+    say(
         f"{len(stamped(home))} results, {known.read} files read: "
         + (f"{found} not as they were made" if found else "all as they were made")
     )

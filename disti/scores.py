@@ -29,7 +29,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/06j_scores.ipynb #b5a6415e
+# %% ../nbs/06j_scores.ipynb #423b0f5b
 import argparse
 import json
 import os
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .claims import is_alive
-from .findings import Finding
+from .findings import Finding, say
 from .records import Row, at, replacing
 from .repair import repair
 from .scorers import Scorer
@@ -117,12 +117,12 @@ def take_over(store: PairStore, other: PairStore, wins: str = "") -> tuple[int, 
     return new, conflicts
 
 
-# %% ../nbs/06j_scores.ipynb #d1a740fc
+# %% ../nbs/06j_scores.ipynb #079d4e9c
 def refuse_conflicts(conflicts: Sequence[Conflict], path: Path) -> None:
     "List the first ten, and stop."
     for each in conflicts[:10]:
         passage, query = (part.hex()[:12] for part in each.key)
-        print(
+        say(
             f"  query {query} passage {passage}: {each.ours:.6g} here, {each.theirs:.6g} in {each.other}, {each.digest}"
         )
     if conflicts:
@@ -271,14 +271,14 @@ def more_words(made: argparse.ArgumentParser, words: argparse._SubParsersAction)
     return made
 
 
-# %% ../nbs/06j_scores.ipynb #44d40efc
+# %% ../nbs/06j_scores.ipynb #78bd63b6
 def show_store(path: Path) -> None:
     "Print what is in a store."
     with PairStore(existing(path), readonly=True) as store:
         rows = listing(store)
-    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {sum(row['pairs'] for row in rows):,} pairs")
+    say(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {sum(row['pairs'] for row in rows):,} pairs")
     for row in rows:
-        print(f"  {row['digest'][:32]:34}{row['pairs']:>12,} pairs  {row['scale']:12}{row['name']}")
+        say(f"  {row['digest'][:32]:34}{row['pairs']:>12,} pairs  {row['scale']:12}{row['name']}")
 
 
 def check_store(path: Path, mend: bool = False) -> None:
@@ -287,14 +287,14 @@ def check_store(path: Path, mend: bool = False) -> None:
         with PairStore(existing(path), readonly=True) as store:
             if faults := store.file.faults(thorough=True):
                 raise Damaged(path, faults)
-            print(f"{path}  whole: {store.count():,} pairs")
+            say(f"{path}  whole: {store.count():,} pairs")
     except StoreError as error:
         for fault in error.faults[:20] if isinstance(error, Damaged) else []:
-            print(f"{path}  {fault}")
+            say(f"{path}  {fault}")
         if not mend:
             raise
         for line in repair(path):
-            print(f"{path}  {line}")
+            say(f"{path}  {line}")
 
 
 def each_store(word: str, paths: Sequence[Path], mend: bool = False) -> None:
@@ -306,7 +306,7 @@ def each_store(word: str, paths: Sequence[Path], mend: bool = False) -> None:
         except (ValueError, OSError) as error:
             errors.append(error)
     if not paths:
-        print("no stored scores in artifacts; stage score makes them")
+        say("no stored scores in artifacts; stage score makes them")
     if errors:
         raise StoreError("; ".join(map(str, errors)))
 
@@ -329,7 +329,7 @@ def export_scores(store: PairStore, start: str | None, to: Path | None) -> None:
         file.writelines(lines)
 
 
-# %% ../nbs/06j_scores.ipynb #2a9e91e9
+# %% ../nbs/06j_scores.ipynb #81c00b2f
 def prune_asked(path: Path, start: str, yes: bool) -> None:
     "Say which scorers go, and with --yes delete them."
     with PairStore(path, readonly=not yes) as store:
@@ -338,10 +338,10 @@ def prune_asked(path: Path, start: str, yes: bool) -> None:
             prune(store, [row["digest"] for row in rows])
     verb = "deleted" if yes else "would delete (add --yes)"
     for row in rows:
-        print(f"{verb} {row['digest']}: {row['pairs']:,} pairs of {row['name']}")
+        say(f"{verb} {row['digest']}: {row['pairs']:,} pairs of {row['name']}")
 
 
-# %% ../nbs/06j_scores.ipynb #d8111d99
+# %% ../nbs/06j_scores.ipynb #1bc214f3
 def main(words: list[str] | None = None) -> None:
     "The command `disti scores`."
     asked = scores_parser().parse_args(words)
@@ -352,7 +352,7 @@ def main(words: list[str] | None = None) -> None:
         for other, new in zip(
             asked.others, merge(asked.store, list(map(existing, asked.others)), asked.wins), strict=True
         ):
-            print(f"{new:,} new pairs from {other}")
+            say(f"{new:,} new pairs from {other}")
         return None
     path = existing(asked.store)
     if asked.word == "export":
@@ -360,7 +360,7 @@ def main(words: list[str] | None = None) -> None:
             export_scores(store, asked.scorer, asked.to)
     elif asked.word == "adopt":
         with PairStore(path) as store:
-            print(f"{adopt(store, asked.old, asked.new):,} pairs are now under {asked.new}")
+            say(f"{adopt(store, asked.old, asked.new):,} pairs are now under {asked.new}")
     else:
         prune_asked(path, asked.scorer, asked.yes)
     return None
