@@ -177,7 +177,7 @@ def damage(
     return faults
 
 
-# %% ../nbs/06b_store.ipynb #9fbecdb3
+# %% ../nbs/06b_store.ipynb #1a4b5d55
 class StoreFile:
     "A store's file, open: transactions, and what is wrong with it."
 
@@ -189,7 +189,12 @@ class StoreFile:
         else:
             self.db = (open_reader if readonly else open_writer)(Path(path), wait)
             self.raw = os.open(self.db.execute("PRAGMA database_list").fetchone()[2], os.O_RDONLY)
-        self.db.execute("CREATE TEMP TABLE asked (at INTEGER PRIMARY KEY, passage BLOB, query BLOB)")
+        try:
+            with told(path):
+                self.db.execute("CREATE TEMP TABLE asked (at INTEGER PRIMARY KEY, passage BLOB, query BLOB)")
+        except StoreError:
+            self.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -14,12 +14,13 @@ import pytest
 from attacks.tally import FULL
 
 from disti.claims import score_pairs
-from disti.scorers import Scorer
+from disti.scorers import Scorer, digest_of
 from disti.scores import main as scores_command
 from disti.scores import merge
 from disti.store import PairStore, all_rows
 from disti.storefile import StoreError
 
+WORDS = digest_of("words", version=1)
 FORK = multiprocessing.get_context("fork")
 PAIRS = [(f"query {n % 7}", f"passage {n} " + "long " * (n % 30)) for n in range(4800 if FULL else 600)]
 
@@ -96,7 +97,7 @@ def test_two_workers_share(tmp_path: Path, tally) -> None:
 
 def small_store(path: Path, n: int = 300) -> np.ndarray:  # [n]
     "A store of n pairs, and their scores."
-    scorer = Scorer("words", "logit", "words:1", lambda pairs: [len(passage) + 0.1 for _, passage in pairs])
+    scorer = Scorer("words", "logit", WORDS, lambda pairs: [len(passage) + 0.1 for _, passage in pairs])
     with PairStore(path) as store:
         return score_pairs(scorer, PAIRS[:n], store, progress=False)
 
@@ -105,7 +106,7 @@ def seen(path: Path, right: np.ndarray) -> str:
     "What somebody gets who reads a store and looks after it."
     try:
         with PairStore(path, readonly=True, wait=0.1) as store:
-            got = store.get_many("words:1", PAIRS[: len(right)])
+            got = store.get_many(WORDS, PAIRS[: len(right)])
         scores_command(["check", str(path)])
     except (ValueError, OSError):
         return "found"
@@ -158,7 +159,7 @@ def test_repair(tmp_path: Path, tally) -> None:
         path.write_bytes(changed)
         scores_command(["check", str(path), "--repair"])
         with PairStore(path) as store:
-            got = store.get_many("words:1", PAIRS[:300])
+            got = store.get_many(WORDS, PAIRS[:300])
         wrong += int((np.isfinite(got) & (got != right)).sum())
         lost += int(np.isnan(got).sum() > 150)
     assert len(list(tmp_path.glob("pairs.sqlite.damaged-*"))) == tries, "each whole file is kept"
@@ -196,7 +197,7 @@ def test_what_is_unclear_is_refused(tmp_path: Path, tally, monkeypatch) -> None:
         for name in ("none.sqlite", "foreign.sqlite", "cut.sqlite", "empty.sqlite")
     ]
     commands += [["merge", name, "pairs.sqlite"] for name in ("foreign.sqlite", "text.sqlite", "pairs.sqlite")]
-    commands += [["adopt", "pairs.sqlite", "words:1", ""], ["adopt", "pairs.sqlite", "other", "words:2"]]
+    commands += [["adopt", "pairs.sqlite", WORDS, ""], ["adopt", "pairs.sqlite", "other", "words:2"]]
     before, accepted, touched = {file.name: file.read_bytes() for file in tmp_path.iterdir()}, [], []
     for words in commands:
         try:
@@ -232,13 +233,13 @@ def test_stores_that_disagree(tmp_path: Path, tally) -> None:
     "Within rounding the first stays; beyond it nothing is merged."
     a, b, c = (tmp_path / f"{name}.sqlite" for name in "abc")
     right = small_store(a, 100)
-    scorer = Scorer("words", "logit", "words:1", lambda pairs: [])
+    scorer = Scorer("words", "logit", WORDS, lambda pairs: [])
     for path, by in ((b, 0.01), (c, 1.0)):
         with PairStore(path) as store:
             store.put_many(scorer, PAIRS[50:150], np.r_[right[50:], np.zeros(50)] + by * right.std())
     assert merge(tmp_path / "all.sqlite", [a, b]) == [100, 50]
     with PairStore(tmp_path / "all.sqlite") as store:
-        got = store.get_many("words:1", PAIRS[:100])
+        got = store.get_many(WORDS, PAIRS[:100])
     refused = 0
     for first, second in ((a, c), (c, a)):
         with pytest.raises(StoreError, match="50 pairs have another score"):
