@@ -247,15 +247,12 @@ def show_result(recipe: Placed, home: Path, started: float, peak: int) -> None:
     say(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
 
 
-# %% ../nbs/09j_pipeline.ipynb #50e40c0e
+# %% ../nbs/09j_pipeline.ipynb #f556660b
 def mend_data(recipe: Placed, home: Path) -> None:
     "Take away what disti made of a collection, where it is not that any more; the check would stop at it."
     broken = {path: said for path in own_data(recipe) if (said := wrong(path))}
     for path, said in broken.items():
-        say(
-            f"made again: {os.path.relpath(path)} {said}; what was there is in {os.path.relpath(home)}/set-aside",
-            flush=True,
-        )
+        say(f"made again: {os.path.relpath(path)} {said}; what was there is in {os.path.relpath(home)}/set-aside")
     take_away(broken, home)
 
 
@@ -385,7 +382,7 @@ def plan_pipeline(recipe: Placed, home: Path, **asked: Any) -> None:
         )
 
 
-# %% ../nbs/09j_pipeline.ipynb #b7ff9de0
+# %% ../nbs/09j_pipeline.ipynb #28564d3e
 def main(words: list[str] | None = None) -> None:
     "The command `disti pipeline`."
     asked = parser().parse_args(words)
@@ -404,8 +401,7 @@ def main(words: list[str] | None = None) -> None:
     say(
         f"{asked.recipe}: collection {recipe['collection']}, teacher {recipe['teacher']}, "
         f"students {', '.join(recipe['students'])}\n"
-        f"to {os.path.relpath(home)}, {asked.cores or os.cpu_count()} cores, {recipe['threads']} threads a stage",
-        flush=True,
+        f"to {os.path.relpath(home)}, {asked.cores or os.cpu_count()} cores, {recipe['threads']} threads a stage"
     )
     if recipe["scale"]:
         say(NOTHING.format(scale=recipe["scale"]))
