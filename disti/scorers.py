@@ -120,14 +120,13 @@ class PartialScores(RuntimeError):
         self.pairs, self.scores = list(pairs), np.asarray(scores, dtype=np.float32)  # [n] those that came back
 
 
-# %% ../nbs/06_scorers.ipynb #a1e37f99
+# %% ../nbs/06_scorers.ipynb #45b9464f
 WIDTH, ROWS = 16, 4  # tokens and rows that batches are filled up to
 
 
-def filled(length: int, most: int = 0) -> int:  # most: positions that a model has; 0: any number
-    "A length, filled up."
-    full = -(-length // WIDTH) * WIDTH
-    return min(full, max(most, length)) if most else full
+def filled(length: int, most: int = 0) -> int:
+    "A length, filled up, to the positions that a model has at most (0: any number)."
+    return min(-(-length // WIDTH) * WIDTH, max(most or 2**31, length))
 
 
 # %% ../nbs/06_scorers.ipynb #356b87ec
@@ -222,7 +221,7 @@ def keep_score_in_fp32(model: CrossEncoder) -> None:
     model.set_keep_in_fp32_modules(sorted({*(model.keep_in_fp32_modules or []), *last}))
 
 
-# %% ../nbs/06_scorers.ipynb #ee995dee
+# %% ../nbs/06_scorers.ipynb #93053f3f
 def reranker_engine(
     model: CrossEncoder,  # with one output
     batch_tokens: int,
@@ -239,8 +238,7 @@ def reranker_engine(
     def forward(tokens: Tokens) -> Tensor:
         length = filled(max(map(len, tokens["input_ids"])), model.max_seq_length or WIDTH)
         padded = tokenizer.pad(tokens, padding="max_length", max_length=length, return_tensors="pt", verbose=False)
-        features = {**padded, "modality": "text"}
-        return model(batch_to_device(features, model.device))["scores"]
+        return model(batch_to_device({**padded, "modality": "text"}, model.device))["scores"]
 
     return PairEngine(tokenise, forward, batch_tokens, precision, str(model.device))
 
