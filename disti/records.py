@@ -178,7 +178,7 @@ def parquet_rows(path: Path) -> list[Row]:
     return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
 
-# %% ../nbs/00a_files.ipynb #d68b8c00
+# %% ../nbs/00a_files.ipynb #51f39736
 def numbered_rows(
     path: str | Path,  # .jsonl or .parquet
     kind: str = "",  # check against this contract
@@ -189,6 +189,8 @@ def numbered_rows(
         raise FileNotFoundError(
             f"no file {path}" + (f"; expected {kind} rows: {', '.join(contract(kind))}" if kind else "")
         )
+    if not path.is_file():
+        raise RowError(f"{path} is no file, but a folder, a pipe or a device; rows stand in files")
     pairs = list(enumerate(parquet_rows(path), 1) if path.suffix == ".parquet" else json_lines(path))
     lines, rows = [line for line, _ in pairs], [row for _, row in pairs]
     if kind and not rows:
