@@ -132,13 +132,15 @@ def type_fault(row: Row, kind: str) -> str:  # what is wrong, or ""
     return "" if len(set(lengths.values())) < 2 else f"parallel lists differ in length: {lengths}"
 
 
-# %% ../nbs/00_records.ipynb #165ed6ca
+# %% ../nbs/00_records.ipynb #e10f652f
 HALF = re.compile(r"[\ud800-\udfff]")  # a character above U+FFFF is two of these in UTF-16; one alone is none
 
 
 def half_character(row: Row) -> str:
     "A text that was cut in the middle of a character cannot be written to a file again."
     for key, value in row.items():
+        if HALF.search(key):
+            return f"the key {ascii(key)[:60]} holds half a character; remove it"
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not text.isascii() and (found := HALF.search(text)):
                 return (

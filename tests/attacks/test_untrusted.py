@@ -103,6 +103,48 @@ def test_recipes_and_names(tmp_path: Path, monkeypatch, capsys, tally) -> None:
     tally("untrusted recipes and names", tries=len(files) + 10, wrong=len(wrong) + len(left))
 
 
+# --- data files --------------------------------------------------------------------------------------------------
+
+ROWS: dict[str, tuple[str, bytes]] = {
+    "a nest": ("corpus", b'{"_id": "a", "text": ' + b"[" * 100_000), "a nest of objects": ("corpus", b'{"a":' * 100_000),
+    "a key twice": ("corpus", b'{"_id": "a", "text": "x", "text": "y"}'), "a deep key twice": ("corpus", b'{"_id": "a", "text": "x", "o": {"k": 1, "k": 2}}'),
+    "a long number": ("relevance", b'{"query-id": "q", "corpus-id": "d", "score": ' + b"9" * 5000 + b"}"), "-10**400": ("relevance", b'{"query-id": "q", "corpus-id": "d", "score": -1' + b"0" * 400 + b"}"),
+    "infinite": ("relevance", b'{"query-id": "q", "corpus-id": "d", "score": -Infinity}'), "NaN": ("relevance", b'{"query-id": "q", "corpus-id": "d", "score": NaN}'),
+    "half a character": ("queries", b'{"_id": "a", "text": "\\ud800"}'), "half a key": ("queries", b'{"_id": "a", "text": "x", "\\ud800": 1}'),
+    "UTF-16": ("queries", '{"_id": "a"}'.encode("utf-16")), "latin-1": ("queries", '{"_id": "a", "text": "é"}'.encode("latin-1")),
+    "a list": ("queries", b"[1]"), "a number": ("queries", b"3"), "nothing": ("queries", b""), "a program": ("queries", b"\x7fELF\x02\x01\x00"),
+    "an id in a list": ("queries", b'{"_id": ["a"], "text": "x"}'), "blank": ("queries", b'{"_id": "a", "text": "\\u00a0"}'), "cut": ("queries", b'{"_id": "a", "te'),
+}  # fmt: skip
+
+
+def test_data_files(tmp_path: Path, tally) -> None:
+    from disti.records import read_rows
+
+    wrong = []
+    for name, (kind, raw) in ROWS.items():
+        (tmp_path / "rows.jsonl").write_bytes(raw)
+        error = raises(lambda kind=kind: read_rows(tmp_path / "rows.jsonl", kind))
+        said = plain(error)
+        if (
+            not isinstance(error, ValueError)
+            or "rows.jsonl" not in said
+            or "line 1" not in said
+            and raw
+            or len(said) > 1000
+        ):
+            wrong.append(f"{name}: {type(error).__name__}: {said[:200]}")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
+    for name in ("pipe.jsonl", "folder.jsonl", "torn.parquet"):
+        if not isinstance(
+            error := raises(lambda name=name: read_rows(tmp_path / name, "corpus")), ValueError
+        ) or name not in str(error):
+            wrong.append(f"{name}: {type(error).__name__}: {error}")
+    assert not wrong, "\n".join(wrong)
+    tally("data files of others", tries=len(ROWS) + 3, wrong=len(wrong))
+
+
 # --- texts -------------------------------------------------------------------------------------------------------
 
 EVIL = ["\x1b[2J\x1b]0;x\x07", "\x1b]52;c;eA==\x07", "\x9b2J", "\x07\x08\x7f", "a\u202egnp.exe", "\u2066x\u2069", "a\u200bb\ufeff", "a\u2028b\x85c", "a\r\nb",
