@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from disti.checkpoints import steps_kept
+
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -34,7 +36,8 @@ class Deadly(ListCollator):
 
     def __call__(self, rows):
         self.calls += 1
-        if harm == "kill" and os.environ["RANK"] == "1" and life() == 0 and self.calls == 13:
+        dies = harm == "kill" or "DISTI_DIES" in os.environ
+        if dies and os.environ["RANK"] == "1" and life() == 0 and self.calls == 13:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(rows)
 
@@ -60,14 +63,16 @@ torch.save(model.state_dict(), folder / f"{harm}-{os.environ['RANK']}.pt")
 """
 
 
-def train(folder: Path, name: str, chunk: int = 0) -> list[dict]:
+def train(folder: Path, name: str, chunk: int = 0, **more: str) -> list[dict]:
     "Train in two processes; what the history says."
     (folder / "train.py").write_text(SCRIPT)
-    words = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1".split()
+    restarts = "0" if more else "1"
+    words = f"-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts {restarts}".split()
     command = [sys.executable, *words, str(folder / "train.py"), str(folder), name, str(chunk)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", **more}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert bool(done.returncode) == bool(more), done.stderr[-4000:]
+    (folder / f"{name}.out").write_text(done.stdout)
     return [json.loads(line) for line in (folder / f"{name}.history.jsonl").read_text().splitlines()]
 
 
@@ -130,3 +135,16 @@ def test_one_process_diverges(whole: tuple[Path, list[dict]]) -> None:
     assert torch.equal(weights(folder, "nan", 0), weights(folder, "nan", 1)), "both went back"
     assert again[-1]["step"] == 16 and again[-1]["loss"] < 0.8 * again[0]["loss"]
     assert again[-1]["lr"] == pytest.approx(history[-1]["lr"] / 2), "with half the learning rate"
+
+
+def test_one_process_lost_its_random_state(whole: tuple[Path, list[dict]]) -> None:
+    "Both die; the newest checkpoint is damaged for the second of them. Both go on from the one before."
+    folder, history = whole
+    train(folder, "damaged", DISTI_DIES="yes")
+    newest = next(iter(steps_kept(folder / "damaged").values()))
+    (newest / "rng_state_1.pth").write_bytes(b"")
+    again = train(folder, "damaged")
+    assert f"{newest.name} rng_state_1.pth was changed" in (folder / "damaged.out").read_text()
+    assert torch.equal(weights(folder, "damaged", 0), weights(folder, "damaged", 1))
+    assert (weights(folder, "whole", 0) - weights(folder, "damaged", 0)).abs().max() < 1e-5
+    assert [row["step"] for row in again] == [row["step"] for row in history]
