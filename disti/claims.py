@@ -100,7 +100,9 @@ def owner() -> str:
 def is_alive(name: str, until: float) -> bool:  # until: seconds since 1970
     "May an owner's claim be honoured?"
     where, pid, start, *_ = [*name.split("|"), "", "", ""]
-    return until > time.time() and (where != place() or bool(start) and begun(int(pid)) == start)
+    if not time.time() < until < time.time() + 60 * LEASE:  # expired, or no time at all
+        return False
+    return where != place() or bool(start) and pid.isdigit() and begun(int(pid)) == start
 
 
 # %% ../nbs/06g_claims.ipynb #d4544538
@@ -186,7 +188,8 @@ def score_unit(scorer: Scorer, unit: Sequence[Pair], store: PairStore) -> np.nda
 # %% ../nbs/06g_claims.ipynb #8114213f
 def wait_for(claims: Claims, plan: Sequence[Sequence[Pair]], name: str) -> str:
     "Who has the rest, in words."
-    who = sorted({f"process {owner.split('|')[1]} on {owner.split('|')[3]}" for owner in claims.busy})
+    names = ([*owner.split("|"), "?", "?", "?", "?"] for owner in claims.busy)
+    who = sorted({f"process {name[1]} on {name[3]}" for name in names})
     n = sum(map(len, plan))
     return f"{name}: {n:,} pairs are being scored by {', '.join(who) or 'others'}; waiting for them"
 

@@ -9,6 +9,7 @@ __all__ = [
     "COMPUTES",
     "ASIDE",
     "ELSEWHERE",
+    "LAST_CALL",
     "NOTES",
     "HARMLESS",
     "packaged_model",
@@ -138,6 +139,7 @@ ASIDE = re.compile(  # files of these names do not compute, whatever their endin
     re.I,
 )
 ELSEWHERE = re.compile(r"\..*|checkpoint-\d+|onnx|openvino|runs|logs|eval|__pycache__", re.I)  # folders, likewise
+LAST_CALL = ("truncation", "padding")  # what a tokenizer was last asked for; every call sets it anew
 NOTES = {"_name_or_path", "name_or_path", "base_model_name_or_path", "transformers_version", "__version__",
          "peft_version", "_commit_hash", "is_local", "local_files_only"}  # fmt: skip
 
@@ -163,7 +165,10 @@ def content_hash(path: Path) -> str:
         except ValueError:
             return hash_once(path)
         if isinstance(saved, dict):
-            told = json.dumps({k: v for k, v in saved.items() if k not in NOTES}, sort_keys=True)
+            again = path.name == "tokenizer.json" and path.with_name("tokenizer_config.json").exists()
+            state = LAST_CALL if again else ()  # word vectors have no such file, and keep what is saved
+            kept = {k: None if k in state else v for k, v in saved.items() if k not in NOTES}
+            told = json.dumps(kept, sort_keys=True)
             return f"sha256:{hashlib.sha256(told.encode()).hexdigest()}"
     return hash_once(path)
 

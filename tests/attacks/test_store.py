@@ -277,6 +277,26 @@ def test_scores_do_not_depend_on_what_is_stored(precision: str, tmp_path: Path, 
     )
 
 
+def test_a_digest_names_what_computes(tmp_path: Path) -> None:
+    "A README with another time, another place and another date are the same teacher; another weight is not."
+    from disti.crossencoders import new_cross_encoder
+    from disti.tiny import tiny_encoder
+    from disti.weights import model_digest
+
+    tiny_encoder(tmp_path / "tiny", [text for pair in PAIRS[:20] for text in pair])
+    one, other = tmp_path / "one", tmp_path / "runs" / "other"
+    model = new_cross_encoder(tmp_path / "tiny", head="cls", max_length=32, device="cpu")
+    for folder in (one, other):
+        model.save(str(folder))
+        (folder / "README.md").write_text(f"saved in {folder} at {time.time()}")
+        os.utime(folder / "model.safetensors", (1, hash(folder) % 10**9))
+    assert model_digest(one) == model_digest(other)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    assert model_digest(one) != model_digest(other)
+
+
 def test_the_earlier_form(tmp_path: Path, tally) -> None:
     "Killed at any moment while it is brought up to date, an old store is whole: old or new."
     path, n = tmp_path / "old.sqlite", 20_000 if FULL else 3000
