@@ -9,10 +9,13 @@ __all__ = [
     "FLOAT",
     "DEEPEST",
     "LARGEST",
+    "OPENS",
+    "CLOSES",
     "Placed",
     "plain_value",
     "value_at",
     "yaml_text",
+    "check_tokens",
     "read_placed",
     "Shape",
     "check_shape",
@@ -116,15 +119,34 @@ def yaml_text(path: Path) -> str:
     return text
 
 
-# %% ../nbs/00e_places.ipynb #7d039d3e
+# %% ../nbs/00e_places.ipynb #9ac5f75f
+OPENS = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+)
+CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+
+
+def check_tokens(text: str) -> None:
+    "Refuse anchors that are repeated, and nests, word by word: before anything is built of them."
+    depth = 0
+    for token in yaml.scan(text, yaml.SafeLoader):
+        line = token.start_mark.line + 1
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError(f"line {line}: *{token.value} repeats an anchor; write it out")
+        depth += isinstance(token, OPENS) - isinstance(token, CLOSES)
+        if depth > 4 * DEEPEST:
+            raise ValueError(f"line {line}: lists or mappings within each other without end")
+
+
+# %% ../nbs/00e_places.ipynb #181c6a05
 def read_placed(path: Path) -> Placed:
     "A YAML file that holds a mapping; what is wrong with it is one line."
     lines, text = dict[str, int](), yaml_text(path)
     try:
-        if anchor := next(
-            (each for each in yaml.scan(text, yaml.SafeLoader) if isinstance(each, yaml.AliasToken)), None
-        ):
-            raise ValueError(f"line {anchor.start_mark.line + 1}: *{anchor.value} repeats an anchor; write it out")
+        check_tokens(text)
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         read = value_at(loader, node, (), 1, lines) if node else None
