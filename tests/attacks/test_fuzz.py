@@ -17,8 +17,8 @@ from attacks.tally import FULL
 from disti.data import load_collection, write_collection
 from disti.negatives import bm25_miner
 from disti.pairs import check_overlap, load_finetune
-from disti.pipeline import results_of
 from disti.recipe import job, main_student, read_recipe, resolve_recipe
+from disti.results import results_of
 from disti.retrieve import shrink
 from disti.run import main
 from disti.split import training_collection
