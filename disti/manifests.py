@@ -8,6 +8,7 @@ __all__ = [
     "SEAL",
     "Hash",
     "READ",
+    "MADE",
     "FOLDERS",
     "versions",
     "git_commit",
@@ -16,6 +17,8 @@ __all__ = [
     "content",
     "reading",
     "input_hashes",
+    "count_rows",
+    "made_with",
     "stamp",
     "read_facts",
     "read_manifest",
@@ -127,6 +130,25 @@ def input_hashes(inputs: Iterable[str | Path]) -> dict[str, str]:
     return found
 
 
+# %% ../nbs/00g_manifests.ipynb #e1b2c3d4
+def count_rows(path: Path) -> int:
+    "How many rows a JSONL file has."
+    with open(path, "rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+# %% ../nbs/00g_manifests.ipynb #d1b2c3d4
+MADE: dict[tuple[str, ...], list[str]] = {}  # (folder, stage, parameters) → what this process has stamped
+
+
+def made_with(path: Path, stage: str, params: Row) -> list[str]:
+    "What the same job has stamped before in the same folder: the last manifest tells when one of them is lost."
+    key = (str(path.parent.resolve()), stage, json.dumps(params, sort_keys=True, default=str))
+    before = [name for name in MADE.get(key, []) if name != path.name and manifest_path(path.with_name(name)).exists()]
+    MADE[key] = [*before, path.name]
+    return before
+
+
 # %% ../nbs/00g_manifests.ipynb #4b3f3119
 def stamp(
     path: str | Path,  # a finished file or folder
@@ -141,12 +163,12 @@ def stamp(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"cannot stamp {path}: it is not there")
-    if "rows" not in more and path.suffix == ".jsonl":
-        with open(path, "rb") as file:
-            more["rows"] = sum(1 for line in file if line.strip())
-    files = hashes(path)
+    if path.suffix == ".jsonl":
+        more.setdefault("rows", count_rows(path))
+    files, together = hashes(path), made_with(path, stage, params)
     manifest = {
         "file": path.name,
+        "with": together,
         "stage": stage,
         "params": params,
         "hash": content(path, lambda file: files[file.relative_to(path).as_posix() if path.is_dir() else file.name]),
@@ -215,7 +237,9 @@ def wrong(path: str | Path, hash_of: Hash = file_hash) -> str:  # "" when it is 
     made = manifest.get("files") or {path.name: manifest["hash"]}
     if said := otherwise(made, hashes(path, hash_of)):
         return f"was changed after {manifest['stage']} made it" + (f": {said}" if path.is_dir() else "")
-    return ""
+    lost = [name for name in manifest.get("with", []) if not path.with_name(name).exists()]
+    gone = [name for name in lost if not manifest_path(path.with_name(name)).exists()]  # else it tells so itself
+    return f"was made with {gone[0]}, which is gone" if gone else ""
 
 
 # %% ../nbs/00g_manifests.ipynb #5a68af09
