@@ -126,11 +126,14 @@ def job_of(path: Path) -> str:  # "" when its manifest cannot be read
 
 # %% ../nbs/09f_results.ipynb #7f4128ff
 def siblings(path: Path, home: Path) -> list[Path]:
-    "What the job that made a result made besides, itself included; it alone when its manifest cannot be read."
+    "What the job that made a result made besides, itself included; when its manifest cannot be read, another one may tell."
     key = job_of(path)
     around = stamped(home) if path.is_relative_to(home) else sorted(path.parent.glob("*.jsonl"))
     same = [each for each in around if job_of(each) == key]
-    return same if key else [path]
+    if key:
+        return same
+    kin = [each for each in around if path.name in read_facts(manifest_path(each)).get("with", [])]
+    return [path, *(siblings(kin[0], home) if kin and kin[0].parent == path.parent else [])]
 
 
 # %% ../nbs/09f_results.ipynb #ce83dcbe
