@@ -126,7 +126,7 @@ def job_of(path: Path) -> str:  # "" when its manifest cannot be read
 
 # %% ../nbs/09f_results.ipynb #7f4128ff
 def siblings(path: Path, home: Path) -> list[Path]:
-    "What the job that made a result made besides, itself included; when its manifest cannot be read, another one may tell."
+    "What the job that made a result made besides, itself included; a torn manifest is told by another."
     key = job_of(path)
     around = stamped(home) if path.is_relative_to(home) else sorted(path.parent.glob("*.jsonl"))
     same = [each for each in around if job_of(each) == key]
