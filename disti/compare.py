@@ -212,7 +212,7 @@ def measure_files(
     led = [need(home / "results" / name / lead / "measures.jsonl", f"{ask} {name}") for name in names]
     whole = {lead: led} | {name: paths for name, paths in sorted(found.items()) if name != lead}
     return {
-        name: paths
+        name: [need(path, f"{ask} {path.parts[-3]} -p collection {name}") for path in paths]
         for name, paths in whole.items()
         if name == lead or {main, baseline} <= {path.parts[-3] for path in paths}
     }
