@@ -278,9 +278,9 @@ def need_all(
     home: Path,  # artifacts/RUN
     but: str = "",  # a stage whose results do not count
 ) -> None:
-    "Refuse a run of which something is no more what was made."
+    "Refuse a run of which a file is no more what was made; models are looked at by who reads them."
     known = Known(home / ".known.json")
-    for each in stamped(home):
+    for each in (path for path in stamped(home) if not path.is_dir()):
         made = read_facts(manifest_path(each)).get("stage", "")
         if made != but and (said := wrong(each, known)):
             raise ValueError(
