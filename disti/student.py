@@ -17,7 +17,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from .adapters import add_lora, check_merge, merge_adapter
 from .dev import best_dev, check_dev, dev_ndcg, dims_ndcg
-from .models import encode, load_student
+from .models import encode, load_student, without_time
 from .objective import Objective, parse
 from .records import Row, choose, replacing, text_id
 from .settings import Fit
@@ -51,6 +51,7 @@ def merge_saved(
     if adapter is not None:
         with replacing(adapter) as made:
             model.save_pretrained(str(made))
+            without_time(made / "README.md")
     return check_merge(before, look(merge_adapter(model)), start)
 
 
