@@ -255,9 +255,8 @@ def take_stock(recipe: Placed, home: Path, verify: bool = False) -> None:
     otherwise = {home / place: f"was made with other values: {why}" for place, why in strayed(recipe, home).items()}
     for path, said in (broken | stale | otherwise).items():
         say(f"made again: {os.path.relpath(path)} {said}")
-    take_away(broken, home)
-    if any(path.exists() for path in home.glob("set-aside/*")) and broken:
-        say(f"what was there instead is in {os.path.relpath(home / 'set-aside')}")
+    for place in take_away(broken, home):
+        say(f"what was there instead: {os.path.relpath(place)}")
     for path in stale | otherwise:
         manifest_path(path).unlink(missing_ok=True)
         kept_manifest(path).unlink(missing_ok=True)

@@ -153,12 +153,13 @@ def kept_manifest(path: Path) -> Path:
     return path.with_name(f".{path.name}.meta.json.before")
 
 
-def take_away(broken: Mapping[Path, str], home: Path) -> None:
-    "Set damaged results aside, and make their jobs run again."
-    for made in {other for path in broken for other in siblings(path, home)}:
+def take_away(broken: Mapping[Path, str], home: Path) -> list[Path]:  # where what was there is now
+    "Set damaged results aside, then make their jobs run again: whoever is killed between finds them gone."
+    jobs = {other for path in broken for other in siblings(path, home)}
+    moved = [place for path in broken if (place := set_aside(path, home))]
+    for made in jobs:
         manifest_path(made).replace(kept_manifest(made))
-    for path in broken:
-        set_aside(path, home)
+    return moved
 
 
 # %% ../nbs/09f_results.ipynb #ca9f647e
