@@ -241,8 +241,9 @@ def mend_data(recipe: Placed, home: Path) -> None:
     "Take away what disti made of a collection, where it is not that any more; the check would stop at it."
     broken = {path: said for path in own_data(recipe) if (said := wrong(path))}
     for path, said in broken.items():
-        say(f"made again: {os.path.relpath(path)} {said}; what was there is in {os.path.relpath(home)}/set-aside")
-    take_away(broken, home)
+        say(f"made again: {os.path.relpath(path)} {said}")
+    for place in take_away(broken, home):
+        say(f"what was there instead: {os.path.relpath(place)}")
 
 
 # %% ../nbs/09j_pipeline.ipynb #c80c96a0

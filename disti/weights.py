@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     "PACKAGED",
-    "HASHES",
+    "hash_once",
     "COMPUTES",
     "ASIDE",
     "ELSEWHERE",
@@ -13,7 +13,6 @@ __all__ = [
     "NOTES",
     "HARMLESS",
     "packaged_model",
-    "hash_once",
     "resolve_model",
     "hub_folder",
     "model_folder",
@@ -43,7 +42,6 @@ import json
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -52,7 +50,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from .folders import check_code, check_folder, read_json, read_modules  # noqa: F401  # found here too
-from .records import at, file_hash, write_text
+from .records import Known, at, write_text
 
 _all_ = ["check_code", "check_folder", "read_modules"]
 
@@ -74,20 +72,7 @@ def packaged_model(name: str) -> Path:
 
 
 # %% ../nbs/00i_weights.ipynb #8043e9dd
-HASHES: dict[tuple[str, int, int, int, int], str] = {}  # of files, by path, inode, size and times
-
-
-def hash_once(path: Path) -> str:
-    "The hash of a file, read again only when the file changed."
-    real = Path(os.path.realpath(path))
-    seen = real.stat()
-    key = (str(real), seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
-    if key not in HASHES:
-        made, settled = file_hash(real), time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) > 2_000_000_000
-        if not settled:
-            return made
-        HASHES[key] = made
-    return HASHES[key]
+hash_once = Known()  # the hash of a file, read again only when the file changed
 
 
 # %% ../nbs/00i_weights.ipynb #a155773a
