@@ -38,7 +38,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from .data import seeded_order
-from .manifests import is_fresh, stamp
+from .manifests import is_fresh, manifest_path, stamp
 from .records import Row, at, file_hash, text_id, write_rows
 
 # %% ../nbs/01b_docstrings.ipynb #38ff54ce
@@ -265,6 +265,8 @@ def demo_collection(
     files = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "relevance.jsonl", finetune]
     if not all(is_fresh(file, stage="01b_docstrings", params=params) for file in files):
         kinds = ("corpus", "queries", "relevance", "finetune")
+        for file in files:  # what is about to change has no manifest
+            manifest_path(file).unlink(missing_ok=True)
         for file, kind, rows in zip(files, kinds, demo_rows(docstring_rows(), test_share), strict=True):
             write_rows(file, rows, kind)
         for file in files:

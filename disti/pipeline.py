@@ -50,7 +50,7 @@ from .manifests import manifest_path, wrong
 from .places import Placed
 from .recipe import check_owner, data_files, main_student, read_recipe, recipes, resolve_recipe
 from .records import Known, project_root, text_id, write_text
-from .results import damaged, kept_manifest, mend, own_data, show_damage, strayed, take_away
+from .results import damaged, kept_manifest, mend, own_data, show_damage, siblings, strayed, take_away
 from .run import keep_findings, locked
 from .stage import resource
 from .terminal import Terminal
@@ -258,9 +258,9 @@ def take_stock(recipe: Placed, home: Path, verify: bool = False) -> None:
         say(f"made again: {os.path.relpath(path)} {said}")
     for place in take_away(broken, home):
         say(f"what was there instead: {os.path.relpath(place)}")
-    for path in stale | otherwise:
-        manifest_path(path).unlink(missing_ok=True)
-        kept_manifest(path).unlink(missing_ok=True)
+    for made in {each for path in stale | otherwise for each in (path, *siblings(path, home))}:
+        manifest_path(made).unlink(missing_ok=True)
+        kept_manifest(made).unlink(missing_ok=True)
     known.save()
     keep_findings(home, "verify", [finding._asdict() for finding in show_damage(broken, stale)])
 
