@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attacks.tally import pytest_terminal_summary, tally  # noqa: F401
+from attacks.tally import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown, tally  # noqa: F401
 from browser import find_browser
 
 ROOT = Path(__file__).parent.parent
@@ -34,12 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "What waits for the smoke run is slow; without a browser its tests skip, and say what to install."
+    "What waits for the smoke run is slow and stays in one process, as does what looks at the site; no browser: skip."
     no_browser = pytest.mark.skip(reason="no browser; on Debian: apt-get install chromium chromium-driver")
     for item in items:
-        if "smoke" in getattr(item, "fixturenames", ()):
+        needs = getattr(item, "fixturenames", ())
+        if "smoke" in needs:
             item.add_marker(pytest.mark.slow)
+        if "smoke" in needs or item.get_closest_marker("run"):
+            item.add_marker(pytest.mark.xdist_group("run"))
+        elif "site" in needs:
+            item.add_marker(pytest.mark.xdist_group("site"))
         if item.get_closest_marker("browser") and not find_browser():
             item.add_marker(no_browser)
 

@@ -21,8 +21,8 @@ CHANGED = changed_against_main()
 
 def as_case(path: Path):
     "A notebook as a test: `make quick` takes those of the library that changed against main."
-    quick = [pytest.mark.quick] * (path.resolve() in CHANGED and not reads_a_run(path))
-    return pytest.param(path, id=path.relative_to(ROOT / "nbs").as_posix(), marks=quick)
+    marks = [pytest.mark.run] if reads_a_run(path) else [pytest.mark.quick] * (path.resolve() in CHANGED)
+    return pytest.param(path, id=path.relative_to(ROOT / "nbs").as_posix(), marks=marks)
 
 
 @pytest.mark.parametrize("path", map(as_case, NOTEBOOKS))

@@ -40,6 +40,18 @@ def table() -> list[str]:
     return lines
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    "Where several processes test, each hands its rows to the one that prints."
+    if (handed := getattr(session.config, "workeroutput", None)) is not None:
+        handed["attacks"] = ROWS
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node) -> None:
+    "Take the rows of a process that has ended."
+    ROWS.extend(getattr(node, "workeroutput", {}).get("attacks", []))
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     "Print the table; DISTI_ATTACKS_TO=FILE keeps it as JSON too."
     if not ROWS:
