@@ -24,6 +24,7 @@ DEMO = recipe["collection"] == "demo"
 DATA = [f"{file}.meta.json" if DEMO else str(file) for file in data_files(recipe)]
 MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "candidates-dev", "candidates-test")]
 MINED += [f"{RUN}/hard-negative/model.json.meta.json"]  # the student's record, which every later stage takes
+WRITTEN = [f"{RUN}/{place}.meta.json" for place, stage, _ in results_of(recipe) if stage == "synthesize"]
 HERE = recipe["collection"]
 BASE = value(recipe, "cases", "model_a")  # what it is compared with, query by query
 
@@ -59,8 +60,20 @@ if DEMO:
         shell: f"{sys.executable} -m disti demo-data --data-dir {{params.folder:q}} 2>&1"
 
 
+if WRITTEN:  # training queries, from the corpus
+
+    rule synthesize:
+        input: DATA
+        output: WRITTEN
+        params: variant="", model=DIGESTS.get("model", ""), **told("synthesize")
+        threads: recipe["threads"]
+        priority: 10
+        resources: gpu=1
+        shell: STAGE
+
+
 rule mine:
-    input: DATA
+    input: DATA, WRITTEN
     output: MINED
     params: variant="", model=DIGESTS.get("model", ""), **told("mine")
     threads: recipe["threads"]

@@ -23,6 +23,7 @@ __all__ = [
     "missing_models",
     "model_digests",
     "student_record",
+    "examples",
     "lengths",
     "ten_pairs",
     "spread_of",
@@ -95,10 +96,11 @@ def future_files(recipe: Placed) -> Iterator[Finding]:
 def texts_of(*files: Path) -> "tuple[Collection, TrainingPairs]":
     "A collection and the training pairs, joined; read once for all looks."
     from disti.data import load_collection
-    from disti.pairs import load_finetune
+    from disti.pairs import TrainingPairs, load_finetune
 
     collection = load_collection(files[0].parent)
-    return collection, load_finetune(files[3], collection)
+    none = TrainingPairs({}, {}, {}, {}, {})  # they are still to be written, from the corpus
+    return collection, load_finetune(files[3], collection) if len(files) > 3 else none
 
 
 # %% ../nbs/09d_looks.ipynb #97b725d0
@@ -106,7 +108,7 @@ def wrong_rows(recipe: Placed) -> Iterator[Finding]:
     "Rows that break their contract, the first of each file, and ids that point nowhere."
     files = [at(file) for file in data_files(recipe)]
     said = set[str]()
-    for file, kind in zip(files, KINDS, strict=True):
+    for file, kind in zip(files, KINDS, strict=False):  # three where pairs are written from the corpus
         try:
             read_rows(file, kind) if file.exists() else None
         except ValueError as error:
@@ -127,7 +129,7 @@ def shared_texts(recipe: Placed) -> Iterator[Finding]:
     from disti.pairs import overlap, pair_findings, self_matches
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
-    yield from pair_findings(pairs)
+    yield from pair_findings(pairs) if pairs.queries else []
     shared = overlap(pairs, collection)
     if shared["queries"]:
         first = collection.queries[shared["queries"][0]][:60]
@@ -170,19 +172,21 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
     fraction, most = value(recipe, "mine", "dev_fraction"), value(recipe, "mine", "max_dev")
-    train, dev = split_queries(pairs, dev_fraction=fraction, max_dev=most, seed=recipe["seed"])
+    split = dict(dev_fraction=fraction, max_dev=most, seed=recipe["seed"])
+    train, dev = split_queries(pairs, **split) if pairs.qrels else ([], [])
     judged = sum(any(grade > 0 for grade in docs.values()) for docs in collection.qrels.values())
     spread = known_spread(recipe)
     for name, n, remedy in (
         ("dev", len(dev), "more training pairs, or a larger dev_fraction or max_dev"),
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
-    ):
+    )[not pairs.qrels :]:
         least = provable(n, spread)
         says = f"{n} queries: a true difference of {least:.3f} in nDCG@10 is found in 4 of 5 tries"
         small = (n < 50 or least > 0.1) and not recipe["scale"]
         yield Finding(name, "warn" if small else "note", says, remedy, {"queries": n, "least": round(least, 4)})
     says = f"{len(train)} training queries with {len(pairs.passages)} passages, {len(collection.corpus)} to search"
-    yield Finding("train", "warn" if len(train) < 100 else "note", says, "more training pairs")
+    if pairs.qrels:
+        yield Finding("train", "warn" if len(train) < 100 else "note", says, "more training pairs")
 
 
 # %% ../nbs/09d_looks.ipynb #d8e93572
@@ -290,6 +294,15 @@ def student_record(recipe: Placed) -> ModelRecord:
     return described(value(recipe, "mine", "model"), **{key: value(recipe, "mine", key) for key in keys})
 
 
+# %% ../nbs/09d_looks.ipynb #bcb884f9
+def examples(collection: "Collection", pairs: "TrainingPairs") -> list[tuple[str, str]]:  # question, passage
+    "Questions with their passages: those to train on, or those of the test while the others are to be written."
+    texts, passages, qrels = collection.queries, collection.corpus, collection.qrels
+    if pairs.qrels:
+        texts, passages, qrels = pairs.queries, pairs.passages, pairs.qrels
+    return [(texts[q], passages[doc_id]) for q, docs in qrels.items() for doc_id in docs]
+
+
 # %% ../nbs/09d_looks.ipynb #fa843a59
 def lengths(recipe: Placed) -> Iterator[Finding]:
     "How many tokens student and teacher will read, and what that cuts."
@@ -304,8 +317,8 @@ def lengths(recipe: Placed) -> Iterator[Finding]:
     named = value(recipe, "teach", "model") if recipe["teacher"] == "train" else recipe["teacher"]
     if recipe["teacher"] == "train" or "teacher" in models_of(recipe):
         wanted = value(recipe, "teach", "pair_length") if "pair_length" in stage_params("teach") else 0
-        both = [(pairs.queries[q], pairs.passages[d]) for q, docs in pairs.qrels.items() for d in docs]
-        length, cut = pair_length(named or value(recipe, "mine", "model"), some(both, 2000), wanted=wanted)
+        both = some(examples(collection, pairs), 2000)
+        length, cut = pair_length(named or value(recipe, "mine", "model"), both, wanted=wanted)
         says = f"the teacher reads {length} tokens of a pair"
         yield Finding("pair_length", "note", says, "pair_length=N for another")
         yield from [cut] if cut else []
@@ -314,8 +327,8 @@ def lengths(recipe: Placed) -> Iterator[Finding]:
 # %% ../nbs/09d_looks.ipynb #0a3094ef
 def ten_pairs(recipe: Placed) -> list[tuple[str, str]]:
     "Five training queries, each with its passage and with the next query's."
-    _, pairs = texts_of(*map(at, data_files(recipe)))
-    firsts = [(pairs.queries[q], pairs.passages[next(iter(docs))]) for q, docs in list(pairs.qrels.items())[:6] if docs]
+    given = examples(*texts_of(*map(at, data_files(recipe))))
+    firsts = list(dict(given[::-1]).items())[:-7:-1]  # of each question the first passage
     return firsts[:5] + [(query, passage) for (query, _), (_, passage) in zip(firsts, firsts[1:], strict=False)][:5]
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "Hash",
     "READ",
     "MADE",
+    "OF_A_RUN",
     "FOLDERS",
     "versions",
     "git_commit",
@@ -251,7 +252,8 @@ def stamped(folder: Path) -> list[Path]:  # files and folders, whether or not th
 
 
 # %% ../nbs/00g_manifests.ipynb #5513ec31
-FOLDERS = ("hard-negative", "models", "teacher-score", "student-score", "results", "case-study", "gap")  # of a run
+OF_A_RUN = "synthetic hard-negative models teacher-score student-score results case-study gap"
+FOLDERS = tuple(OF_A_RUN.split())
 
 
 def need(

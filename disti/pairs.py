@@ -10,6 +10,7 @@ __all__ = [
     "CLOSING",
     "LETTERS",
     "MARKS",
+    "PAIRS_FROM",
     "folded",
     "identity",
     "likeness",
@@ -21,6 +22,7 @@ __all__ = [
     "group_pairs",
     "join",
     "load_finetune",
+    "training_file",
     "match_finding",
     "doubt_findings",
     "pair_findings",
@@ -43,7 +45,8 @@ import regex
 from .data import Collection, Qrels, Run, parent
 from .findings import Finding
 from .kinds import contract
-from .records import Row, RowError, numbered_rows, text_id
+from .manifests import need
+from .records import Row, RowError, choose, numbered_rows, text_id
 
 # %% ../nbs/04b_pairs.ipynb #b00f3e01
 UNSEEN = regex.compile(r"[\u00ad\u200b\u200e\u200f\u2060\ufeff]")  # soft hyphen, zero width, direction marks
@@ -230,6 +233,22 @@ def load_finetune(
     lines, rows = numbered_rows(path, "finetune")
     pairs = group_pairs(rows, collection.corpus if collection else None, source=path, lines=lines)
     return join(pairs, collection) if collection else pairs
+
+
+# %% ../nbs/04b_pairs.ipynb #53a2b015
+PAIRS_FROM = ("finetune", "synthetic")
+
+
+def training_file(
+    data_dir: Path,  # holds finetune/NAME.jsonl
+    home: Path,  # artifacts/RUN, where 10_synthesize may have written pairs
+    name: str,
+    pairs_from: str = "finetune",  # one of `PAIRS_FROM`
+) -> Path:  # finetune rows
+    "The training pairs that a run takes; synthetic ones must be there, whole and as they were made."
+    if choose(pairs_from, PAIRS_FROM, "source of training pairs") == "synthetic":
+        return need(home / "synthetic" / "pairs.jsonl", "10_synthesize")
+    return data_dir / "finetune" / f"{name}.jsonl"
 
 
 # %% ../nbs/04b_pairs.ipynb #b7434fd7

@@ -20,6 +20,7 @@ __all__ = [
     "Shape",
     "check_shape",
     "merge",
+    "read_options",
 ]
 
 # %% ../nbs/00e_places.ipynb #fd0d7d06
@@ -201,3 +202,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:  
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         made[key] = merge(base[key], value) if both else deepcopy(value)
     return made
+
+
+# %% ../nbs/00e_places.ipynb #df8ae59e
+def read_options(
+    text: str,  # "cutoff_layers: 28, compress_layers: [24]"
+) -> dict[str, Any]:
+    "Options of a scorer, from one line of YAML."
+    try:
+        options = yaml.safe_load(f"{{{text}}}")
+    except yaml.YAMLError:
+        options = None
+    if not isinstance(options, dict) or None in options.values():
+        raise ValueError(f"cannot read scorer_options {text!r}; write name: value, with commas between")
+    return options

@@ -113,7 +113,7 @@ def goes_to(key: str, stage: str) -> bool:
     "Does a key at the top of a recipe reach this stage?"
     word = short(find_stage(stage).stem)
     if key in THE_MODEL:
-        return word == "mine"
+        return word in ("synthesize", "mine")
     if key in STUDENTS or (key in fit_fields() and key not in stage_params(stage)):
         return word in TRAINS
     return True
@@ -405,10 +405,11 @@ def evaluation_files(recipe: Mapping[str, Any], collection: str) -> list[Path]:
 
 # %% ../nbs/09b_recipe.ipynb #a07cbf3d
 def data_files(recipe: Mapping[str, Any]) -> list[Path]:
-    "The four files of a collection, from the project's root."
+    "The files of a collection, from the project's root; no training pairs where synthesize writes them."
     data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
     finetune = value(recipe, "mine", "finetune") or name
-    return [*evaluation_files(recipe, name), data / "finetune" / f"{finetune}.jsonl"]
+    given = value(recipe, "mine", "pairs_from") == "finetune"
+    return [*evaluation_files(recipe, name), *[data / "finetune" / f"{finetune}.jsonl"] * given]
 
 
 # %% ../nbs/09b_recipe.ipynb #1bb75359

@@ -37,7 +37,7 @@ from typing import Any
 from .findings import Finding, say
 from .manifests import Hash, content, manifest_path, read_facts, read_manifest, stamped, stream_hash, wrong
 from .places import Placed
-from .recipe import data_files, job_values, main_student
+from .recipe import data_files, job_values, main_student, value
 from .records import Known, at, project_root
 from .stage import find_stage, stage_params
 
@@ -45,6 +45,8 @@ from .stage import find_stage, stage_params
 # %% ../nbs/09f_results.ipynb #85c4333d
 def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # file in the run's folder, stage, values
     "What the jobs of a recipe make, and with which values."
+    for name in ("pairs", "queries", "ledger") if value(recipe, "mine", "pairs_from") == "synthetic" else ():
+        yield f"synthetic/{name}.jsonl", "synthesize", job_values(recipe, "synthesize")
     for name in ("groups.jsonl", "candidates-dev.jsonl", "candidates-test.jsonl", "model.json"):
         yield f"hard-negative/{name}", "mine", job_values(recipe, "mine")
     trained = job_values(recipe, "teach")

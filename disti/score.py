@@ -10,7 +10,6 @@ __all__ = [
     "CUT_SHARE",
     "Candidates",
     "load_candidates",
-    "read_options",
     "teacher_models",
     "teacher_jobs",
     "load_student_scorer",
@@ -34,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from .audit import audit
 from .calibrate import normalised
@@ -95,20 +93,6 @@ def load_candidates(
     files = [*paths.values(), corpus_file, relevance_file, *query_files, *([ledger] if ledger.exists() else [])]
     judged = judged_lists(groups["train"], fates, most=judge, seed=seed)
     return Candidates(groups, queries, corpus, qrels, files, judged)
-
-
-# %% ../nbs/13_score.ipynb #df8ae59e
-def read_options(
-    text: str,  # "cutoff_layers: 28, compress_layers: [24]"
-) -> dict[str, Any]:
-    "Options of a scorer, from one line of YAML."
-    try:
-        options = yaml.safe_load(f"{{{text}}}")
-    except yaml.YAMLError:
-        options = None
-    if not isinstance(options, dict) or None in options.values():
-        raise ValueError(f"cannot read scorer_options {text!r}; write name: value, with commas between")
-    return options
 
 
 # %% ../nbs/13_score.ipynb #aa0cef7a

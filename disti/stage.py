@@ -202,6 +202,8 @@ BOUNDS: dict[str, Any] = {
     **dict.fromkeys(("finetune", "general"), Annotated[str, Field(max_length=200, pattern=r"^[^{}\n\t]*$")]),
     **dict.fromkeys(("threads", "batch_size", "accumulate", "n_folds", "depth", "pool", "lora_r"), Count),
     **dict.fromkeys(("steps", "epochs", "max_queries", "max_docs", "max_eval_queries", "max_dev"), FromZero),
+    "max_passages": FromZero,
+    "round_trip": Count,
     **dict.fromkeys(("max_length", "pair_length", "chunk_words", "chunk_overlap", "eval_steps", "patience"), FromZero),
     **dict.fromkeys(
         ("n_negatives", "n_bm25", "n_dense", "n_random", "batch_tokens", "eval_queries", "probe"), FromZero
