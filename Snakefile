@@ -6,7 +6,7 @@
 import sys
 from disti.looks import model_digests
 from disti.recipe import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
-from disti.results import results_of
+from disti.results import results_of, written_from
 from disti.stage import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
@@ -63,7 +63,7 @@ if DEMO:
 if WRITTEN:  # training queries, from the corpus
 
     rule synthesize:
-        input: DATA
+        input: DATA, list(map(str, written_from(recipe)))
         output: WRITTEN
         params: variant="", model=DIGESTS.get("model", ""), **told("synthesize")
         threads: recipe["threads"]

@@ -15,6 +15,7 @@ __all__ = [
     "LONGEST",
     "Writer",
     "WAYS",
+    "BY_MODEL",
     "units",
     "glued",
     "sentences",
@@ -28,19 +29,25 @@ __all__ = [
     "titles",
     "leads",
     "phrases",
+    "ways_of",
+    "documents",
+    "asked_passages",
 ]
 
-# %% ../nbs/04j_phrases.ipynb #e7c18039
+# %% ../nbs/04j_phrases.ipynb #bb5eb7f8
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from unicodedata import normalize
 
 import regex
 from tqdm import tqdm
 
+from .data import Collection, load_collection, sample, texts
+from .records import choose, read_rows
 from .retrieve import SPACELESS, pairs_of
 
 # %% ../nbs/04j_phrases.ipynb #67b8fa84
@@ -205,3 +212,32 @@ def phrases(title: str, text: str, words: Words) -> list[str]:
 
 
 WAYS["phrases"] = Way(phrases)
+
+# %% ../nbs/04j_phrases.ipynb #f8ce5a22
+BY_MODEL = ("chat", "bedrock-output")
+
+
+def ways_of(how: str) -> list[str]:  # of `WAYS` and `BY_MODEL`, none twice
+    "The ways that a parameter names."
+    names, known = how.replace(",", " ").split(), [*WAYS, *BY_MODEL]
+    if not names:
+        raise ValueError(f"how= names no way to write queries; choose from {', '.join(known)}")
+    return [choose(name, known, "way to write queries") for name in dict.fromkeys(names)]
+
+
+# %% ../nbs/04j_phrases.ipynb #1b1af5da
+def documents(folder: str | Path) -> Collection:  # queries and judgements are empty where the folder has none
+    "A collection of which only corpus.jsonl must be there."
+    folder = Path(folder)
+    if (folder / "queries.jsonl").exists() and (folder / "relevance.jsonl").exists():
+        return load_collection(folder)
+    rows = read_rows(folder / "corpus.jsonl", "corpus")
+    asked = texts(read_rows(folder / "queries.jsonl", "queries")) if (folder / "queries.jsonl").exists() else {}
+    titles = {row["_id"]: row["title"].strip() for row in rows if row.get("title")}
+    return Collection(folder.name, texts(rows), asked, {}, titles)
+
+
+# %% ../nbs/04j_phrases.ipynb #32a455e7
+def asked_passages(collection: Collection, n: int = 0, seed: int = 0) -> list[str]:  # n 0: all
+    "The passages that queries are written for."
+    return sample((doc_id for doc_id, text in collection.corpus.items() if len(units(text)) >= LEAST), n, seed)

@@ -18,6 +18,8 @@ __all__ = [
     "first_units",
     "record_id",
     "records_of",
+    "is_stale",
+    "read_seeds",
     "bare",
     "queries_in",
     "drafts_in",
@@ -25,17 +27,21 @@ __all__ = [
     "estimate",
 ]
 
-# %% ../nbs/05i_prompts.ipynb #24f98f5e
+# %% ../nbs/05i_prompts.ipynb #f5e340ec
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import regex
 
+from .data import sample
+from .kinds import RowError
+from .pairs import identity
 from .phrases import UNIT
-from .records import Row, choose, text_id
+from .records import Row, choose, numbered_rows, text_id
 
 # %% ../nbs/05i_prompts.ipynb #cb26f0d3
 TYPES = {
@@ -53,7 +59,7 @@ ONE, SEVERAL = "Answer with that one line and nothing else.", "Write {n} differe
 SEEDED = "Write it in the style of these examples, which belong to other passages:\n{seeds}"
 
 
-# %% ../nbs/05i_prompts.ipynb #b1f52027
+# %% ../nbs/05i_prompts.ipynb #09fce044
 @dataclass(frozen=True)
 class Prompt:
     "How a query is asked for."
@@ -104,11 +110,11 @@ def record_id(doc_id: str, version: str) -> str:  # 32 hex digits
     return hashlib.sha256(f"{version}\0{doc_id}".encode()).hexdigest()[:32]
 
 
-# %% ../nbs/05i_prompts.ipynb #e310b850
+# %% ../nbs/05i_prompts.ipynb #22d3ee84
 def records_of(
     passages: Mapping[str, str],  # doc id → title and text
     prompts: Sequence[Prompt],
-) -> list[Row]:  # {"record_id", "doc_id", "how", "prompt", "seen", "text"}
+) -> list[Row]:  # {"record_id", "doc_id", "how", "prompt", "seen", "text", "n", "words"}
     "The requests for every passage by every prompt."
     if len({prompt.version for prompt in prompts}) < len(prompts):
         raise ValueError(
@@ -123,13 +129,43 @@ def records_of(
             "seen": text_id(first_units(passage, prompt.words)),
             "text": prompt.text(passage),
             "n": prompt.n,
+            "words": prompt.words,
         }
         for prompt in prompts
         for doc_id, passage in passages.items()
     ]
 
 
-# %% ../nbs/05i_prompts.ipynb #12900a84
+# %% ../nbs/05i_prompts.ipynb #29034659
+def is_stale(record: Row, passage: str) -> bool:
+    "Was this record, as it was sent, made from another text than the passage has now?"
+    return "seen" in record and text_id(first_units(passage, record["words"])) != record["seen"]
+
+
+# %% ../nbs/05i_prompts.ipynb #5b7ff0a9
+def read_seeds(
+    path: str | Path,  # rows with "text" or "anchor"
+    n: int,  # how many are shown
+    asked: Mapping[str, str],  # evaluation queries
+    seed: int = 0,
+) -> tuple[str, ...]:
+    "Some example queries of a file."
+    lines, rows = numbered_rows(path)
+    theirs = {identity(text): name for name, text in asked.items()}
+    texts = []
+    for line, row in zip(lines, rows, strict=True):
+        text = row.get("text") or row.get("anchor") if isinstance(row, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise RowError(f"{path}, line {line}: an example query is a row with 'text' or 'anchor'; mend or remove it")
+        if name := theirs.get(identity(text)):
+            raise RowError(
+                f"{path}, line {line}: this is evaluation query {name!r}; show queries that are not in the test"
+            )
+        texts.append(" ".join(text.split()))
+    return tuple(sample(dict.fromkeys(texts), n, seed))
+
+
+# %% ../nbs/05i_prompts.ipynb #5c66c0bb
 NAMES = "question|query|claim|key ?words|title|answer|q|frage|suchanfrage|问题|标题"
 LABEL = regex.compile(
     rf"^(?:[-*•]\s+|\(?\d{{1,2}}[.):]\s+|(?:\*\*)?(?:search )?(?:{NAMES})\s*\d*\s*[:：](?:\*\*)?\s*)+", regex.I
@@ -156,7 +192,7 @@ def queries_in(reply: str, n: int = 1) -> list[str]:  # at most n, none of them 
     return list(dict.fromkeys(filter(None, lines)))[:n]
 
 
-# %% ../nbs/05i_prompts.ipynb #c329fc20
+# %% ../nbs/05i_prompts.ipynb #ad020262
 def drafts_in(
     replies: Iterable[Row],  # {"record_id", "reply", "model"}
     records: Iterable[Row],  # of `records_of`
@@ -168,7 +204,7 @@ def drafts_in(
         if answer := known.get(record["record_id"]):
             for query in queries_in(answer["reply"], record.get("n", 1)):
                 own = {key: record[key] for key in ("doc_id", "how", "prompt", "record_id")}
-                made.append({"text": query, **own, "model": answer["model"]})
+                made.append({"text": query, **own, "model": answer.get("model", "")})
     return made
 
 

@@ -6,6 +6,7 @@
 __all__ = [
     "PLACES",
     "results_of",
+    "written_from",
     "strayed",
     "told",
     "outdated",
@@ -65,6 +66,16 @@ def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
     yield "case-study/cases.jsonl", "cases", job_values(recipe, "cases", model_b=main)
     yield "gap/gap.jsonl", "gap", job_values(recipe, "gap", student=main, reference="untrained")
     yield "results/report.html", "compare", job_values(recipe, "compare", models=models, main=main)
+
+
+# %% ../nbs/09f_results.ipynb #9d9821c7
+def written_from(recipe: Placed) -> list[Path]:  # [] where the corpus is all
+    "What training queries are written from besides the corpus: a batch's output, example queries."
+    from disti.bedrock import output_files
+
+    of = {name: str(value(recipe, "synthesize", name)) for name in ("how", "path", "seeds")}
+    found = [Path(of["seeds"])] if of["seeds"] else []
+    return found + (output_files(Path(of["path"])) if "bedrock-output" in of["how"] and of["path"] else [])
 
 
 # %% ../nbs/09f_results.ipynb #bbd49d6b

@@ -270,6 +270,7 @@ COMMANDS = {
     "verify": ("disti.results:main", "read every file of a run and compare it with its manifest"),
     "scores": ("disti.scores:main", "list, check, export, merge, prune stored scores"),
     "watch": ("disti.watch:main", "follow a run: disti watch demo"),
+    "bedrock": ("disti.batch:main", "training queries for a corpus, written in batches of Amazon Bedrock"),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
 
@@ -280,9 +281,8 @@ def stages_command(words: list[str] | None = None) -> None:
     argparse.ArgumentParser("disti stages", description="List the stages in order.").parse_args(words)
     for name, path in stages().items():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        said = next(
-            (line[2:].strip() for line in "".join(cells[0]["source"]).splitlines() if line.startswith("> ")), ""
-        )
+        lines = "".join(cells[0]["source"]).splitlines()
+        said = next((line[2:].strip() for line in lines if line.startswith("> ")), "")
         print(f"{name:14}{said}")
 
 

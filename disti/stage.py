@@ -202,8 +202,8 @@ BOUNDS: dict[str, Any] = {
     **dict.fromkeys(("finetune", "general"), Annotated[str, Field(max_length=200, pattern=r"^[^{}\n\t]*$")]),
     **dict.fromkeys(("threads", "batch_size", "accumulate", "n_folds", "depth", "pool", "lora_r"), Count),
     **dict.fromkeys(("steps", "epochs", "max_queries", "max_docs", "max_eval_queries", "max_dev"), FromZero),
-    "max_passages": FromZero,
-    "round_trip": Count,
+    **dict.fromkeys(("max_passages", "n_seeds", "requests_per_minute", "tokens_per_minute"), FromZero),
+    **dict.fromkeys(("round_trip", "n_queries", "passage_words", "max_tokens", "concurrency"), Count),
     **dict.fromkeys(("max_length", "pair_length", "chunk_words", "chunk_overlap", "eval_steps", "patience"), FromZero),
     **dict.fromkeys(
         ("n_negatives", "n_bm25", "n_dense", "n_random", "batch_tokens", "eval_queries", "probe"), FromZero
@@ -231,7 +231,7 @@ def bound(name: str, value: Any) -> str:  # "" when it is fine
 
 
 # %% ../nbs/09a_stage.ipynb #a1d24da5
-ADDRESSES = ("teacher", "model", "embedding_teacher", "of", "base", "scorer_options")  # where an address may stand
+ADDRESSES = set("teacher model embedding_teacher of base url scorer_options chat_options".split())  # may hold one
 KEY = re.compile(r"(^|[^a-z])(api[_-]?key|key|token|secret|password|passwd|authorization|bearer)[\"']? *[:=]", re.I)
 
 
@@ -241,8 +241,8 @@ def check_keyless(name: str, value: Any) -> None:
         return
     for url in re.findall(r"\S+://\S+", value):
         check_address(url.rstrip(",;'\"})]"))
-    if name == "scorer_options" and KEY.search(value):
-        raise ValueError("a key does not belong in scorer_options; put it into an environment variable (key_env: NAME)")
+    if name.endswith("_options") and KEY.search(value):
+        raise ValueError(f"a key does not belong in {name}; put it into an environment variable (key_env: NAME)")
 
 
 # %% ../nbs/09a_stage.ipynb #2e81949d

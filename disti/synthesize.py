@@ -7,10 +7,10 @@ __all__ = [
     "SEARCHERS",
     "LITTLE",
     "FEW",
-    "documents",
-    "asked_passages",
-    "ways_of",
     "drafts_of",
+    "prompts_of",
+    "chat_drafts",
+    "write_drafts",
     "dense_search",
     "searchers_of",
     "Synthetic",
@@ -18,7 +18,7 @@ __all__ = [
     "synthesize",
 ]
 
-# %% ../nbs/10_synthesize.ipynb #43d0af8c
+# %% ../nbs/10_synthesize.ipynb #825a69af
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import Collection, load_collection, sample, texts
+from .bedrock import foreign_replies
+from .chat import Chat, ask_all, still_wanted
+from .data import Collection
 from .findings import Finding
 from .models import encode
-from .phrases import LEAST, WAYS, units
-from .quality import DEPTH, Search, judge_drafts, reading_page
-from .records import Row, choose, read_rows
+from .phrases import WAYS
+from .prompts import TYPES, Prompt, drafts_in, estimate, records_of
+from .quality import DEPTH, Search, Shelf, judge_drafts, reading_page
+from .records import Row, choose, read_partial
 from .retrieve import bm25_index, bm25_run, dense_run
 from .scorers import Scorer
 
@@ -39,36 +42,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-# %% ../nbs/10_synthesize.ipynb #4f72ad59
-def documents(folder: str | Path) -> Collection:  # queries and judgements are empty where the folder has none
-    "A collection of which only corpus.jsonl must be there."
-    folder = Path(folder)
-    if (folder / "queries.jsonl").exists() and (folder / "relevance.jsonl").exists():
-        return load_collection(folder)
-    rows = read_rows(folder / "corpus.jsonl", "corpus")
-    asked = texts(read_rows(folder / "queries.jsonl", "queries")) if (folder / "queries.jsonl").exists() else {}
-    titles = {row["_id"]: row["title"].strip() for row in rows if row.get("title")}
-    return Collection(folder.name, texts(rows), asked, {}, titles)
-
-
-# %% ../nbs/10_synthesize.ipynb #312f1d89
-def asked_passages(collection: Collection, n: int = 0, seed: int = 0) -> list[str]:  # n 0: all
-    "The passages that queries are written for."
-    return sample((doc_id for doc_id, text in collection.corpus.items() if len(units(text)) >= LEAST), n, seed)
-
-
-# %% ../nbs/10_synthesize.ipynb #d50e4add
-def ways_of(how: str) -> list[str]:
-    "The ways that a parameter names."
-    names = how.replace(",", " ").split()
-    if not names:
-        raise ValueError(f"how= names no way to write queries; choose from {', '.join(WAYS)}")
-    return [choose(name, list(WAYS), "way to write queries") for name in dict.fromkeys(names)]
-
-
-# %% ../nbs/10_synthesize.ipynb #626e1993
-def drafts_of(doc_ids: Sequence[str], collection: Collection, ways: Sequence[str], seen: Any) -> list[Row]:
-    "Drafts without a model: of every passage by every way; `seen` is the corpus's shelf."
+# %% ../nbs/10_synthesize.ipynb #de0e72c1
+def drafts_of(doc_ids: Sequence[str], collection: Collection, ways: Sequence[str], seen: Shelf) -> list[Row]:
+    "Drafts without a model: of every passage by every way."
     made = []
     for doc_id in doc_ids:
         title, text = collection.titles.get(doc_id, ""), seen.body(doc_id)
@@ -76,6 +52,54 @@ def drafts_of(doc_ids: Sequence[str], collection: Collection, ways: Sequence[str
             for query in WAYS[way].write(title, "" if text == title else text, seen.words):
                 made.append({"text": query, "doc_id": doc_id, "how": way, "prompt": "", "model": "", "record_id": ""})
     return made
+
+
+# %% ../nbs/10_synthesize.ipynb #8d6a7f59
+def prompts_of(types: str, n: int, words: int, seeds: Sequence[str] = ()) -> list[Prompt]:
+    "The prompts that parameters name: one a type."
+    names = types.replace(",", " ").split()
+    if not names:
+        raise ValueError(f"types= names no query type; choose from {', '.join(TYPES)}")
+    return [Prompt(name, n, words, tuple(seeds)) for name in dict.fromkeys(names)]
+
+
+# %% ../nbs/10_synthesize.ipynb #5c2f5797
+def chat_drafts(
+    passages: Mapping[str, str],  # doc id → title and text
+    prompts: Sequence[Prompt],
+    chat: Chat,
+    path: str | Path,  # replies, appended
+    prices: tuple[float, float] = (0, 0),  # money for a million tokens sent, written
+) -> list[Row]:
+    "Drafts that a chat server writes."
+    records = records_of(passages, prompts)
+    left = still_wanted(records, read_partial(path), chat.settings)[0]
+    cost = estimate(left, price_in=prices[0], price_out=prices[1])
+    print(f"{len(records)} records, {len(records) - len(left)} answered before; to send: {cost}", flush=True)
+    return drafts_in(ask_all(chat, records, path), records)
+
+
+# %% ../nbs/10_synthesize.ipynb #99f02a13
+def write_drafts(
+    ways: Sequence[str],  # of `ways_of`
+    doc_ids: Sequence[str],  # passages asked
+    collection: Collection,
+    seen: Shelf,
+    *,
+    prompts: Sequence[Prompt] = (),
+    chat: Chat | None = None,
+    replies: str | Path = "",  # where chat's are kept
+    prices: tuple[float, float] = (0, 0),
+    given: str | Path = "",  # folder with a batch's output
+) -> tuple[list[Row], list[Finding]]:  # drafts; what was noticed
+    "The drafts of all ways."
+    drafts, said = drafts_of(doc_ids, collection, [way for way in ways if way in WAYS], seen), list[Finding]()
+    if chat:
+        drafts += chat_drafts({d: collection.corpus[d] for d in doc_ids}, prompts, chat, replies, prices)
+    if given:
+        records, answers, said = foreign_replies(given, collection.corpus)
+        drafts += drafts_in(answers, records)
+    return drafts, said
 
 
 # %% ../nbs/10_synthesize.ipynb #4579651a
@@ -147,12 +171,12 @@ def yield_findings(ledger: Sequence[Row]) -> list[Finding]:
     return [Finding("synthesis", severity, says, remedy, {"drafts": n, "kept": kept, "refused": dict(took)})]
 
 
-# %% ../nbs/10_synthesize.ipynb #281bdbd4
+# %% ../nbs/10_synthesize.ipynb #b0b0fb93
 def synthesize(
     drafts: Sequence[Row],  # of `drafts_of`
     collection: Collection,
     searchers: Mapping[str, Search],
-    seen: Any,  # the collection's shelf
+    seen: Shelf,
     *,
     teacher: Scorer | None = None,
     depth: int = DEPTH,  # ranks of the round trip
