@@ -21,23 +21,20 @@ __all__ = [
     "parent",
     "run_rows",
     "rows_run",
-    "judgements",
-    "from_trec_qrels",
-    "from_beir",
     "sample",
 ]
 
-# %% ../nbs/01_data.ipynb #beaf0eaa
+# %% ../nbs/01_data.ipynb #f8a25a15
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
 
-from .records import Row, RowError, numbered_rows, read_rows, text_lines, write_rows
+from .records import Row, RowError, numbered_rows, read_rows, write_rows
 
 # %% ../nbs/01_data.ipynb #10430131
 Qrels = dict[str, dict[str, float]]  # query id → doc id → grade
@@ -220,57 +217,6 @@ def rows_run(rows: Iterable[Row]) -> Run:
     for row in sorted(rows, key=lambda row: row["rank"]):
         run[row["query_id"]].append((row["doc_id"], row["score"]))
     return dict(run)
-
-
-# %% ../nbs/01_data.ipynb #368125e3
-def judgements(
-    path: str | Path,
-    columns: Sequence[str],  # names of the columns, in order: of "query-id", "corpus-id", "score" and others
-    separator: str | None = None,  # None: blanks
-) -> Iterator[Row]:  # kind relevance
-    "The judgements of a table of text; a header, known by a last column that is no number, is left out."
-    for number, line in text_lines(path):
-        parts = line.strip().split(separator)
-        if len(parts) != len(columns):
-            raise RowError(
-                f"{path}, line {number}: a judgement has {len(columns)} columns, {' '.join(columns)}; got {len(parts)}"
-            )
-        row: Row = dict(zip(columns, parts, strict=True))
-        try:
-            score = float(row["score"])
-        except ValueError:
-            if number > 1:
-                raise RowError(f"{path}, line {number}: the grade {row['score']!r} is no number") from None
-            continue  # a header
-        yield {"query-id": row["query-id"], "corpus-id": row["corpus-id"], "score": score}
-
-
-# %% ../nbs/01_data.ipynb #5e4b7053
-def from_trec_qrels(path: str | Path) -> list[Row]:
-    "The judgements of a TREC file (`query 0 doc grade`) as relevance rows."
-    return list(judgements(path, ("query-id", "iteration", "corpus-id", "score")))
-
-
-# %% ../nbs/01_data.ipynb #f6ade4eb
-def from_beir(
-    folder: str | Path,  # corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv
-    out: str | Path,  # data/eval/NAME
-    split: str = "test",
-) -> list[Path]:  # files written
-    "Convert a BEIR folder; queries without a judgement in this split are left out."
-    folder, out = Path(folder), Path(out)
-    rows = list(judgements(folder / "qrels" / f"{split}.tsv", ("query-id", "corpus-id", "score"), "\t"))
-    corpus, queries = read_rows(folder / "corpus.jsonl"), read_rows(folder / "queries.jsonl", "queries")
-    empty = {row["_id"] for row in corpus if not passage_text(row)}
-    if empty:
-        print(f"{len(empty)} passages without title and text are left out, with their judgements")
-    rows = [row for row in rows if row["corpus-id"] not in empty]
-    judged = {row["query-id"] for row in rows}
-    return [
-        write_rows(out / "corpus.jsonl", [row for row in corpus if row["_id"] not in empty], "corpus"),
-        write_rows(out / "relevance.jsonl", rows, "relevance"),
-        write_rows(out / "queries.jsonl", [row for row in queries if row["_id"] in judged], "queries"),
-    ]
 
 
 # %% ../nbs/01_data.ipynb #b00039fa

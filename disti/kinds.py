@@ -21,16 +21,18 @@ __all__ = [
     "corpus_fault",
     "query_fault",
     "grade_fault",
+    "score_fault",
     "pair_fault",
     "stray_key",
     "row_fault",
     "row_name",
+    "checked",
     "check_rows",
 ]
 
-# %% ../nbs/00_records.ipynb #cafba1c2
+# %% ../nbs/00_records.ipynb #51a3a738
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from typing import Any
 # %% ../nbs/00_records.ipynb #766d9d9a
 Row = dict[str, Any]
 
-# %% ../nbs/00_records.ipynb #556efe80
+# %% ../nbs/00_records.ipynb #66749746
 KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "corpus": {"_id": str, "text": str, "title?": str},
     "queries": {"_id": str, "text": str},
@@ -50,6 +52,10 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "negatives?": list,
         "negative_ids?": list,
         "group?": str,
+        "anchor_id?": str,  # what an outside format says besides: the question's id,
+        "grade?": (int, float),  # how relevant the positive is,
+        "positive_score?": (int, float),  # and a teacher's scores
+        "negative_scores?": list,
     },
     "run": {"query_id": str, "doc_id": str, "rank": int, "score": (int, float)},
     "group": {"query_id": str, "doc_ids": list, "labels": list, "miner": str},
@@ -177,7 +183,19 @@ def grade_fault(row: Row) -> str:
     return f"'score' is {str(grade)[:40]}; {rule}"
 
 
-# %% ../nbs/00_records.ipynb #45472c55
+# %% ../nbs/00_records.ipynb #9753e275
+def score_fault(row: Row) -> str:
+    "A teacher's scores of a training pair: finite numbers, one for each written negative."
+    given = row.get("negative_scores")
+    for score in [row.get("positive_score"), row.get("grade"), *(given or [])]:
+        if score is not None and (type(score) not in (int, float) or not abs(score) <= 1e15):
+            return f"a grade or score of a pair is {str(score)[:40]!r}; write a finite number, or leave it out"
+    if given is not None and len(given) != len(row.get("negatives") or []):
+        return f"{len(given)} 'negative_scores' for {len(row.get('negatives') or [])} 'negatives'; give one each"
+    return ""
+
+
+# %% ../nbs/00_records.ipynb #f186305c
 def pair_fault(row: Row) -> str:
     "A training pair has a question and one answer, written out or named by id."
     given = [key for key in ("positive", "positive_id") if row.get(key) is not None]
@@ -191,7 +209,7 @@ def pair_fault(row: Row) -> str:
     for key in ("negatives", "negative_ids"):
         if not all(isinstance(text, str) and text.strip() for text in row.get(key) or []):
             return f"{key!r} holds something that is blank or no text; remove it"
-    return ""
+    return score_fault(row)
 
 
 # %% ../nbs/00_records.ipynb #d3734860
@@ -243,17 +261,16 @@ def row_name(row: Row) -> str:
     return next((f"{key} {str(row[key])[:60]!r}" for key in ID_KEYS if key in row), "no id")
 
 
-# %% ../nbs/00_records.ipynb #32abc39b
-def check_rows(
-    rows: Iterable[Row],
+# %% ../nbs/00_records.ipynb #36c8420f
+def checked(
+    pairs: Iterable[tuple[int, Row]],  # line and row
     kind: str,  # a key of `KINDS`
     source: str | Path = "rows",  # file named in the error
-    lines: Sequence[int] = (),  # line of each row in it; (): 1, 2, ...
-) -> list[Row]:  # the same rows
+    seen: Any = None,  # where ids are kept with their lines: anything with the `setdefault` of a dictionary
+) -> Iterator[tuple[int, Row]]:  # the same, one at a time
     "Check every row against its contract; ids of corpus and queries must be unique and not blank."
-    seen: dict[str, int] = {}
-    rows = list(rows)
-    for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
+    seen = {} if seen is None else seen
+    for line, row in pairs:
         if fault := row_fault(row, kind):
             name = row_name(row) if isinstance(row, dict) else "no id"
             raise RowError(f"{source}, line {line}, {name}: {fault}")
@@ -261,8 +278,21 @@ def check_rows(
             name = row["_id"]
             if not name.strip():
                 raise RowError(f"{source}, line {line}: '_id' is blank; every row needs an id of its own")
-            if name in seen:
-                first = f"first on line {seen[name]}"
-                raise RowError(f"{source}, line {line}: duplicate id {name!r}, {first}; ids must be unique")
-            seen[name] = line
-    return rows
+            if (first := seen.setdefault(name, line)) != line:
+                raise RowError(
+                    f"{source}, line {line}: duplicate id {name!r}, first on line {first}; ids must be unique"
+                )
+        yield line, row
+
+
+# %% ../nbs/00_records.ipynb #90beba7a
+def check_rows(
+    rows: Iterable[Row],
+    kind: str,  # a key of `KINDS`
+    source: str | Path = "rows",  # file named in the error
+    lines: Sequence[int] = (),  # line of each row in it; (): 1, 2, ...
+) -> list[Row]:  # the same rows
+    "Check all rows, as `checked` does."
+    rows = list(rows)
+    pairs = zip(lines or range(1, len(rows) + 1), rows, strict=True)
+    return [row for _, row in checked(pairs, kind, source)]

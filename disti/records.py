@@ -6,11 +6,13 @@
 __all__ = [
     "STARTS",
     "SCRIPTS",
+    "LONGEST_LINE",
     "KEY_ENDS",
     "Number",
     "check_start",
     "guess_encoding",
     "not_utf8",
+    "raw_lines",
     "text_lines",
     "unique",
     "json_lines",
@@ -35,13 +37,13 @@ __all__ = [
     "read_numbers",
 ]
 
-# %% ../nbs/00a_files.ipynb #dd0bc0d5
+# %% ../nbs/00a_files.ipynb #4a05341c
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from glob import escape
@@ -116,15 +118,36 @@ def not_utf8(path: Path, number: int, line: bytes, error: UnicodeDecodeError) ->
     return RowError(f"{where}, nor another encoding that fits; the file may be damaged, or ask where it came from")
 
 
-# %% ../nbs/00a_files.ipynb #705616ad
-def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:  # number, line
-    "The lines of a UTF-8 file that are not blank."
+# %% ../nbs/00a_files.ipynb #fba6a587
+LONGEST_LINE = 64 << 20  # bytes: a file that is one line is not read whole before it is refused
+
+
+def raw_lines(
+    path: str | Path,
+    seen: Callable[[int], object] = bool,  # told how many bytes each line had: a progress bar's `update`
+) -> Iterator[tuple[int, bytes]]:  # number, line with its end
+    "The lines of a file of text, as bytes."
     with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
+        for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
             if number == 1:
                 check_start(Path(path), raw)
-            if not raw.strip():
-                continue
+            if len(raw) == LONGEST_LINE:
+                raise RowError(
+                    f"{path}, line {number}: a line of more than {LONGEST_LINE >> 20} MB; rows stand on a line each. "
+                    "A list of rows is turned into lines by: jq -c '.[]'"
+                )
+            seen(len(raw))
+            yield number, raw
+
+
+# %% ../nbs/00a_files.ipynb #cd245262
+def text_lines(
+    path: str | Path,
+    seen: Callable[[int], object] = bool,  # told how many bytes each line had
+) -> Iterator[tuple[int, str]]:  # number, line
+    "The lines of a UTF-8 file that are not blank."
+    for number, raw in raw_lines(path, seen):
+        if raw.strip():
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -144,10 +167,10 @@ def unique(pairs: list[tuple[str, Any]]) -> Row:
     return made
 
 
-# %% ../nbs/00a_files.ipynb #431301f2
-def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
-    "Line number and object of every line that is not blank."
-    for number, line in text_lines(path):
+# %% ../nbs/00a_files.ipynb #36d797aa
+def json_lines(path: Path, seen: Callable[[int], object] = bool) -> Iterator[tuple[int, Row]]:
+    "Line number and object of every line that is not blank; `seen` is told how many bytes each line had."
+    for number, line in text_lines(path, seen):
         try:
             row = json.loads(line)
             if isinstance(row, dict) and len(KEY_ENDS.findall(line)) > len(row):  # the slow look, where it may be
