@@ -63,7 +63,7 @@ def markdown(text: str) -> tuple[str, str]:  # title, text
     return title, text.strip()
 
 
-# %% ../nbs/01i_documents.ipynb #1bb6e1db
+# %% ../nbs/01i_documents.ipynb #56ffe943
 HIDDEN = ("script", "style", "noscript", "template", "nav", "svg", "head")
 BLOCKS = ("p div br li ul ol tr table section article header footer main aside blockquote pre dt dd hr figcaption "
           "h1 h2 h3 h4 h5 h6 td th").split()  # fmt: skip
@@ -77,7 +77,8 @@ def html(path: Path, raw: bytes) -> tuple[str, str]:  # title, text
     if soup.declared_html_encoding is None or soup.contains_replacement_characters:
         soup = BeautifulSoup(text_of(path, raw), "html.parser")
     heading = soup.find("h1")
-    title = " ".join((soup.title or heading).get_text(" ").split()) if soup.title or heading else ""
+    named = soup.title or heading
+    title = " ".join(named.get_text(" ").split()) if named else ""
     if heading and " ".join(heading.get_text(" ").split()) == title:
         heading.decompose()
     for part in soup.find_all(HIDDEN):

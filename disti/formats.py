@@ -183,7 +183,7 @@ def own_rows(path: Path, kind: str, known: Known, notes: Notes) -> Iterator[tupl
     return checked(mended(), kind, path, ids)
 
 
-# %% ../nbs/01e_formats.ipynb #e5484467
+# %% ../nbs/01e_formats.ipynb #aedc5641
 def train_rows(
     rows: Iterable[tuple[int, Row]],  # kind relevance
     queries: Texts,
@@ -193,11 +193,11 @@ def train_rows(
     "The train split as training pairs by id, put together by query."
     for group in gathered((row | {"line": line} for line, row in rows), "query-id"):
         name, wrong = group[0]["query-id"], [row["corpus-id"] for row in group if row["score"] <= 0]
-        asked = queries.row(name)
-        if not (right := [row for row in group if row["score"] > 0]) or asked is None:
+        anchor = (queries.row(name) or {}).get("text", "")
+        if not (right := [row for row in group if row["score"] > 0]):
             notes.drop("training questions without a relevant passage", f"{path.name}, line {group[0]['line']}")
-        for row in right if asked else []:
-            made = {"anchor": asked["text"], "positive_id": row["corpus-id"], "anchor_id": name}
+        for row in right:
+            made = {"anchor": anchor, "positive_id": row["corpus-id"], "anchor_id": name}
             made |= {"negative_ids": wrong} if wrong else {}
             made |= {"grade": row["score"]} if row["score"] != 1 else {}
             yield "finetune", made, f"{path.name}, line {row['line']}"
@@ -233,7 +233,7 @@ def beir(folder: Path, notes: Notes) -> Iterator[Out]:
             yield from ((f"relevance{ending}", row, f"{path.name}, line {line}") for line, row in rows)
 
 
-# %% ../nbs/01e_formats.ipynb #2265afa7
+# %% ../nbs/01e_formats.ipynb #9e7915a8
 def columns_of(path: Path) -> int:  # 4: judgements, 6: a run
     "How many columns the first line of a file has."
     line = next((line for _, line in text_lines(path)), "")
@@ -246,7 +246,7 @@ def run_lines(path: Path, notes: Notes) -> Iterator[Row]:
         parts = line.split()
         try:
             query, _, doc, rank, score, tag = parts
-            made = {"query_id": query, "doc_id": doc, "rank": int(rank), "score": float(score), "tag": tag}
+            made: Row = {"query_id": query, "doc_id": doc, "rank": int(rank), "score": float(score), "tag": tag}
         except ValueError:
             words = "query Q0 passage rank score tag, of which rank and score are numbers"
             raise RowError(f"{path}, line {number}: a run's line is {words}; got {' '.join(parts)[:80]!r}") from None

@@ -41,13 +41,13 @@ from .records import RowError, at, choose, json_lines
 from .streams import Index, Staged, progress, staging, stream_rows
 from .tables import TABLES, dataset_splits
 
-# %% ../nbs/01j_import.ipynb #b40fe69a
+# %% ../nbs/01j_import.ipynb #96dd8d5c
 FORMATS = {
     "beir": "a folder with corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv",
     "trec": "judgements (4 columns) and runs (6 columns), a file or a folder of them",
     "flagembedding": 'lines {"query", "pos": [], "neg": [], "pos_scores": [], "neg_scores": []}',
-    "sentence-transformers": "pairs, triplets, n-tuples, labelled pairs and lists: JSONL, CSV, Parquet, or a folder of datasets",
-    "csv": "a table with the columns query, positive, negative, or query, passage, label; or train, valid and test of them",
+    "sentence-transformers": "pairs, triplets, n-tuples, labelled pairs, lists: JSONL, CSV, Parquet, datasets folders",
+    "csv": "a table with query, positive, negative, or query, passage, label; or train, valid and test of them",
     "folder": "text, Markdown and HTML files: a corpus",
 }
 
@@ -56,7 +56,7 @@ def sniff_file(path: Path) -> str:  # a key of `FORMATS`, or ""
     "The format of a file."
     ending = path.suffix.lower()
     if ending == ".jsonl":
-        keys = next((row.keys() for _, row in json_lines(path) if isinstance(row, dict)), set())
+        keys = next((set(row) for _, row in json_lines(path) if isinstance(row, dict)), set[str]())
         return "flagembedding" if {"query", "pos"} <= keys else "sentence-transformers"
     if ending in TABLES:
         return "sentence-transformers" if ending == ".parquet" else "csv"

@@ -260,7 +260,7 @@ def end_at_once(_signal: int = 0, _frame: Any = None) -> None:
     os._exit(130)
 
 
-# %% ../nbs/09c_run.ipynb #2c81895e
+# %% ../nbs/09c_run.ipynb #c7971cd8
 COMMANDS = {
     "run": ("disti.run:run_command", "run one stage: disti run mine -p run demo -p depth 15"),
     "params": ("disti.run:params_command", "the parameters of a stage, with defaults and meaning"),
@@ -271,6 +271,10 @@ COMMANDS = {
     "scores": ("disti.scores:main", "list, check, export, merge, prune stored scores"),
     "watch": ("disti.watch:main", "follow a run: disti watch demo"),
     "bedrock": ("disti.batch:main", "training queries for a corpus, written in batches of Amazon Bedrock"),
+    "import": (
+        "disti.imports:main",
+        "read BEIR, TREC, FlagEmbedding, CSV, Parquet or documents: disti import PATH --name NAME",
+    ),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
 

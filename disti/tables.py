@@ -80,7 +80,7 @@ def role_of(name: str) -> str:  # "" when it says nothing
     return next((role for role, pattern in ROLES.items() if re.fullmatch(pattern, plain)), "")
 
 
-# %% ../nbs/01d_tables.ipynb #bede7519
+# %% ../nbs/01d_tables.ipynb #89b6c1ce
 def column_roles(
     columns: Iterable[str],
     given: Mapping[str, str],  # role → column, where the names do not say
@@ -103,7 +103,7 @@ def column_roles(
     has = found.keys()
     if "query" not in has or not ({"positive"} <= has or {"passage"} <= has or {"docs"} <= has):
         raise RowError(
-            f"{where}: the columns are {shown}; needed are {NEEDED}. Say which is which: --columns query=NAME positive=NAME"
+            f"{where}: the columns are {shown}; needed are {NEEDED}. Say which is which: --columns query=NAME ..."
         )
     return found
 
