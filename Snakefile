@@ -22,7 +22,7 @@ MAIN = main_student(recipe)  # the one that cases, gap and report look at
 MODELS = ["bm25", "untrained", "teacher", *STUDENTS]
 DEMO = recipe["collection"] == "demo"
 DATA = [f"{file}.meta.json" if DEMO else str(file) for file in data_files(recipe)]
-MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "candidates-dev", "candidates-test")]
+MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "leaks", "candidates-dev", "candidates-test")]
 MINED += [f"{RUN}/hard-negative/model.json.meta.json"]  # the student's record, which every later stage takes
 WRITTEN = [f"{RUN}/{place}.meta.json" for place, stage, _ in results_of(recipe) if stage == "synthesize"]
 HERE = recipe["collection"]

@@ -6,6 +6,7 @@
 __all__ = [
     "FIRST",
     "CLAUSES",
+    "UNKNOWN",
     "in_order",
     "table_rows",
     "tested_pairs",
@@ -14,11 +15,13 @@ __all__ = [
     "sentence",
     "against_others",
     "verdicts",
+    "without_leaks",
     "comparison_of",
     "measure_files",
     "md_table",
     "models_md",
     "tests_md",
+    "leaks_md",
     "comparison_md",
 ]
 
@@ -27,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .findings import md_text
+from .leaks import clean_queries, reasons
 from .manifests import need
 from .metrics import mean_measures
 from .plots import p_text
@@ -162,6 +166,35 @@ def verdicts(tests: Sequence[Row], main: str, baseline: str) -> list[str]:
     return [text for text in said if text]
 
 
+# %% ../nbs/21_compare.ipynb #14c6f370
+UNKNOWN = "leaks were not looked for: this run has no hard-negative/leaks.jsonl"
+
+
+def without_leaks(
+    rows: Sequence[Row],  # measure rows of all models
+    leaks: Mapping[str, str] | None,  # query → why it leaks; None: not known
+    measures: Sequence[str],
+    main: str,
+    baseline: str,
+    seed: int = 0,
+    sources: Mapping[str, str] = {},  # noqa: B006
+) -> Row:  # {"told", "queries", "left", "rows", "tests"}; the last two are empty where nothing leaks, or all
+    "The table and the main test over the queries that do not leak."
+    asked = list(dict.fromkeys(row["query_id"] for row in rows))
+    left = clean_queries(asked, leaks or {})
+    n, kept = len(asked) - len(left), {*left} if len(left) < len(asked) else set()
+    why = reasons({query_id: (leaks or {})[query_id] for query_id in asked if query_id not in {*left}})
+    told = f"{n} of {len(asked)} queries leak: {why}" if n else f"none of {len(asked)} queries leaks"
+    some = [row for row in rows if row["query_id"] in kept]
+    return {
+        "told": UNKNOWN if leaks is None else told,
+        "queries": n,
+        "left": len(left),
+        "rows": table_rows(some, measures, main) if some else [],
+        "tests": paired_rows(some, [(main, baseline)], measures[0], seed, sources) if len(kept) > 1 else [],
+    }
+
+
 # %% ../nbs/21_compare.ipynb #03d19549
 def comparison_of(
     rows: Sequence[Row],  # measure rows of all models on one collection
@@ -171,6 +204,7 @@ def comparison_of(
     baseline: str = "untrained",
     seed: int = 0,  # of intervals and random sign flips
     sources: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
+    leaks: Mapping[str, str] | None = None,  # query → why it leaks; None: not known
     trial: str = "",  # what a reader has to know of a run at smoke size
 ) -> Row:  # comparison.json: no times, dates or paths in it
     "Table, tests and verdict; the same measures give the same bytes."
@@ -190,6 +224,7 @@ def comparison_of(
         "measures": list(measures),
         "collection": rows[0]["collection"],
         "sources": [finding.says for finding in source_findings(query_ids, sources)],
+        "leaks": without_leaks(rows, leaks, measures, main, baseline, seed, sources),
         "trial": trial,
     }
 
@@ -235,10 +270,12 @@ def md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def models_md(comparison: Row) -> str:
     "Means of all models, the best of a column in bold."
     measures, best, table = comparison["measures"], best_of(comparison), []
+    clean = {row["model"]: row[measures[0]] for row in comparison["leaks"]["rows"]}
     for row in comparison["rows"]:
         bold = {name: "**" * (round(row[name], 3) == best[name]) for name in measures}
-        table.append([md_text(row["model"]), *(f"{bold[name]}{row[name]:.3f}{bold[name]}" for name in measures)])
-    return md_table(["model", *map(md_text, measures)], table)
+        beside = [f"{clean[row['model']]:.3f}"] if clean else []
+        table.append([md_text(row["model"]), *(f"{bold[n]}{row[n]:.3f}{bold[n]}" for n in measures), *beside])
+    return md_table(["model", *map(md_text, measures), *[f"{md_text(measures[0])} without leaks"] * bool(clean)], table)
 
 
 # %% ../nbs/21_compare.ipynb #ca564151
@@ -269,6 +306,22 @@ def tests_md(comparison: Row) -> str:
     return md_table([*head, "verdict"], lines)
 
 
+# %% ../nbs/21_compare.ipynb #6f20a0b6
+def leaks_md(comparison: Row) -> str:
+    "What leaks, and the main difference without it, as a sentence or two."
+    leaks, name = comparison["leaks"], md_text(comparison["measures"][0])
+    told = [f"{leaks['told'][:1].upper()}{leaks['told'][1:]}."]
+    if leaks["queries"]:
+        rest = "No query is left to measure without leaks" if not leaks["left"] else f"{leaks['left']} are left"
+        told.append(f"{rest}{f', over which {name} without leaks is the mean' if leaks['left'] else ''}.")
+    for t in leaks["tests"]:
+        told.append(
+            f"On them {md_text(t['a'])} − {md_text(t['b'])} is {t['delta']:+.3f} "
+            f"({t['ci_low']:+.3f} to {t['ci_high']:+.3f}, {p_text(t['p_randomisation'])})."
+        )
+    return " ".join(told)
+
+
 # %% ../nbs/21_compare.ipynb #08a37323
 def comparison_md(comparison: Row) -> str:
     "One comparison as Markdown."
@@ -281,6 +334,7 @@ def comparison_md(comparison: Row) -> str:
         models_md(comparison),
         f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
         "The teacher reranks mined candidates, all others search the whole corpus.",
+        *([leaks_md(comparison)] if comparison["leaks"]["told"] else []),
         tests_md(comparison),
         f"Paired differences in {measure}: bootstrap interval, randomisation test, and its p "
         f"corrected for {len(tests)} comparisons (Holm). A verdict needs the corrected test and the interval to agree. "

@@ -20,6 +20,8 @@ __all__ = [
     "question_findings",
     "Evaluation",
     "evaluate",
+    "leak_counts",
+    "clean_means",
     "fold_judgements",
     "hits_table",
     "plot_values",
@@ -38,9 +40,10 @@ import pandas as pd
 
 from .data import Collection, Qrels, Run, parent, unanswerable
 from .findings import Finding
+from .leaks import clean_queries
 from .lengths import student_length
 from .manifests import need, read_manifest, wrong
-from .metrics import DEFAULT_MEASURES, measure
+from .metrics import DEFAULT_MEASURES, mean_measures, measure
 from .models import encode
 from .pairs import without
 from .plots import plot_deltas, plot_groups
@@ -281,6 +284,23 @@ def evaluate(
     run = {query_id: found.get(query_id, []) for query_id in collection.queries}
     rows = [{"model": name, "collection": collection.name} | row for row in measure(collection.qrels, run, measures)]
     return Evaluation(run, rows, count(collection, run, itself), spent)
+
+
+# %% ../nbs/17_evaluate.ipynb #859dbb92
+def leak_counts(rows: Sequence[Row], leaks: Mapping[str, str] | None) -> dict[str, int]:  # {}: not known
+    "How many of the measured queries leak."
+    asked = dict.fromkeys(row["query_id"] for row in rows)
+    return {} if leaks is None else {"queries that leak": len(asked) - len(clean_queries(asked, leaks))}
+
+
+def clean_means(
+    rows: Sequence[Row], leaks: Mapping[str, str] | None
+) -> dict[str, float]:  # {}: not known, or none is left
+    "The mean of every measure over the queries that do not leak."
+    left = set(clean_queries(dict.fromkeys(row["query_id"] for row in rows), leaks or {}))
+    some = [row for row in rows if row["query_id"] in left]
+    means = mean_measures(some) if leaks is not None and some else {}
+    return {name: round(value, 6) for name, value in means.items()}
 
 
 # %% ../nbs/17_evaluate.ipynb #1aa0af48

@@ -60,6 +60,15 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "run": {"query_id": str, "doc_id": str, "rank": int, "score": (int, float)},
     "group": {"query_id": str, "doc_ids": list, "labels": list, "miner": str},
     "ledger": {"query_id": str, "doc_id": str, "rank": int, "score": (int, float), "kept": bool, "rule": str},
+    "leak": {
+        "kind": str,  # of the evaluation: query or passage
+        "how": str,
+        "role": str,  # of the training text: anchor or positive
+        "train_id": str,
+        "text": str,
+        "eval_id": str,
+        "similarity": (int, float),
+    },
     "scored": {"query_id": str, "doc_ids": list, "labels": list, "miner": str, "scores": list, "scorer": str},
     "history": {
         "step": int,

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .data import Collection, Qrels, chunk_corpus, dealt, parent, sample, seeded_order
-from .pairs import TrainingPairs, check_overlap, join, likeness, self_matches, untitled
+from .pairs import TrainingPairs, check_overlap, join, likeness, overlap, self_matches, untitled
 from .records import Row
 from .retrieve import bm25_index, bm25_scores
 
@@ -248,10 +248,12 @@ def training_collection(
     chunk_words: int = 0,  # words a chunk; 0: whole passages
     chunk_overlap: int = 0,  # words two chunks share
     tokenize: Any = None,  # for BM25 over chunks
+    shared_queries: str = "stop",  # of the evaluation: an error; "keep" trains on them all the same
     seed: int = 0,
 ) -> Training:
     "Split the training pairs and join their passages with the evaluation corpus."
-    shared, pairs = check_overlap(pairs, collection), join(pairs, collection)
+    shared = (overlap if shared_queries == "keep" else check_overlap)(pairs, collection)
+    pairs = join(pairs, collection)
     train, dev = split_queries(pairs, dev_fraction=dev_fraction, max_dev=max_dev, seed=seed)
     train = sample(train, max_queries, seed)
     given = {q: pairs.negatives.get(q, []) if use_given else [] for q in train}
