@@ -212,8 +212,7 @@ def comparison_of(
         raise ValueError("nothing to compare: no measures of this collection. Run stage 17_evaluate first")
     rows = sorted(rows, key=lambda row: row["query_id"])
     table = table_rows(rows, measures, main)
-    pairs = tested_pairs([row["model"] for row in table], main, baseline)
-    tests = paired_rows(rows, pairs, measures[0], seed, sources)
+    tests = paired_rows(rows, tested_pairs([row["model"] for row in table], main, baseline), measures[0], seed, sources)
     query_ids = list(dict.fromkeys(row["query_id"] for row in rows))
     return {
         "rows": table,

@@ -27,6 +27,7 @@ __all__ = [
     "passage_finding",
     "leak_findings",
     "dropped_findings",
+    "shared_finding",
     "clean_queries",
     "reasons",
     "leak_files",
@@ -249,6 +250,16 @@ def dropped_findings(given: TrainingPairs, pairs: TrainingPairs) -> list[Finding
     n = len(given.queries) - len(pairs.queries)
     says = f"{n} of {len(given.queries)} training queries are evaluation queries and were dropped"
     return [Finding("leakage", "note", says, "nothing to do", {"dropped": n})] if n else []
+
+
+# %% ../nbs/04k_leaks.ipynb #253fa065
+def shared_finding(shared: Sequence[str], queries: Mapping[str, str], way: str) -> list[Finding]:  # one, or none
+    "What becomes of evaluation queries that are training anchors, by the way that mining is told (`SHARED`)."
+    remedy = {"drop": "nothing to do: mining drops those training rows", "keep": "the test proves little: drop them"}
+    other = "remove them from the finetune file, or set mine.shared_queries=drop: else the test proves nothing"
+    severity = {"drop": "note", "keep": "warn"}.get(way, "stop")
+    says = f"{len(shared)} test queries are also training anchors, first {queries[shared[0]][:60]!r}" if shared else ""
+    return [Finding("leakage", severity, says, remedy.get(way, other), {"queries": len(shared)})] if shared else []
 
 
 # %% ../nbs/04k_leaks.ipynb #a073a944

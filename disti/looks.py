@@ -126,15 +126,16 @@ def wrong_rows(recipe: Placed) -> Iterator[Finding]:
 # %% ../nbs/09d_looks.ipynb #8351b399
 def shared_texts(recipe: Placed) -> Iterator[Finding]:
     "Passages and questions that training and test share."
-    from disti.pairs import overlap, pair_findings, self_matches
+    from disti.leaks import find_leaks, leak_findings, shared_finding
+    from disti.pairs import overlap, pair_findings, self_matches, settled
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
     yield from pair_findings(pairs) if pairs.queries else []
-    shared = overlap(pairs, collection)
-    if shared["queries"]:
-        first = collection.queries[shared["queries"][0]][:60]
-        says = f"{len(shared['queries'])} test queries are also training anchors, first {first!r}"
-        yield Finding("leakage", "stop", says, "remove them from the finetune file, or the test proves nothing")
+    way = value(recipe, "mine", "shared_queries")
+    shared = shared_finding(overlap(pairs, collection)["queries"], collection.queries, way)
+    yield from shared
+    if not shared or shared[0].severity != "stop":
+        yield from leak_findings(find_leaks(settled(pairs, collection, way), collection), collection)
     if itself := self_matches(collection.queries, collection):
         says = f"{len(itself)} test queries are passages of the corpus; they do not count as found by themselves"
         yield Finding("queries", "note", says, "nothing to do", {"queries": len(itself)})

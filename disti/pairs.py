@@ -11,6 +11,7 @@ __all__ = [
     "LETTERS",
     "MARKS",
     "PAIRS_FROM",
+    "SHARED",
     "folded",
     "identity",
     "likeness",
@@ -30,6 +31,7 @@ __all__ = [
     "without",
     "overlap",
     "check_overlap",
+    "settled",
 ]
 
 # %% ../nbs/04b_pairs.ipynb #2e2e8be4
@@ -339,6 +341,35 @@ def check_overlap(pairs: TrainingPairs, collection: Collection) -> dict[str, lis
         first = shared["queries"][0]
         raise ValueError(
             f"{len(shared['queries'])} evaluation queries are also training anchors, first {first!r}: "
-            f"{collection.queries[first][:60]!r}; remove them from the finetune file, or the evaluation proves nothing"
+            f"{collection.queries[first][:60]!r}; the evaluation would prove nothing: remove them from "
+            "the finetune file, or drop those rows (mine.shared_queries: drop)"
         )
     return shared
+
+
+# %% ../nbs/04b_pairs.ipynb #7fac493c
+SHARED = ("stop", "drop", "keep")  # what to do with shared queries
+
+
+def settled(
+    pairs: TrainingPairs,
+    collection: Collection,  # the evaluation
+    shared_queries: str = "stop",  # one of `SHARED`
+) -> TrainingPairs:
+    "The pairs to train on: without shared queries, or with those that are kept; else they are an error."
+    if choose(shared_queries, SHARED, "way with shared_queries") == "keep":
+        return pairs
+    if shared_queries == "stop":
+        check_overlap(pairs, collection)
+        return pairs
+    asked = {identity(text) for text in collection.queries.values()}
+    left = {q: text for q, text in pairs.queries.items() if identity(text) not in asked}
+    if pairs.queries and not left:
+        raise ValueError("every training anchor is an evaluation query: nothing is left to train on; get other pairs")
+    of = {
+        key: {q: getattr(pairs, key)[q] for q in left if q in getattr(pairs, key)}
+        for key in ("qrels", "negatives", "groups")
+    }
+    used = {doc_id for docs in (*of["qrels"].values(), *of["negatives"].values()) for doc_id in docs}
+    passages = {doc_id: text for doc_id, text in pairs.passages.items() if doc_id in used}
+    return replace(pairs, queries=left, passages=passages, **of)

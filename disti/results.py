@@ -48,7 +48,7 @@ def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
     "What the jobs of a recipe make, and with which values."
     for name in ("pairs", "queries", "ledger") if value(recipe, "mine", "pairs_from") == "synthetic" else ():
         yield f"synthetic/{name}.jsonl", "synthesize", job_values(recipe, "synthesize")
-    for name in ("groups.jsonl", "candidates-dev.jsonl", "candidates-test.jsonl", "model.json"):
+    for name in ("groups.jsonl", "leaks.jsonl", "candidates-dev.jsonl", "candidates-test.jsonl", "model.json"):
         yield f"hard-negative/{name}", "mine", job_values(recipe, "mine")
     trained = job_values(recipe, "teach")
     for fold in range(trained.get("n_folds", 2)) if recipe["teacher"] == "train" else ():
