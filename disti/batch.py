@@ -155,7 +155,7 @@ USE = """Queries for a corpus, written in batches of Amazon Bedrock. The same co
 again what failed. Needs pip install 'disti[bedrock]' and the keys that AWS finds by itself."""
 
 
-# %% ../nbs/05n_batch.ipynb #69c6d002
+# %% ../nbs/05n_batch.ipynb #12f1135f
 def arguments() -> argparse.ArgumentParser:
     "The words of the command."
     made = argparse.ArgumentParser("disti bedrock", description=USE)

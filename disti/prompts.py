@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = [
     "TYPES",
-    "RULES",
-    "ONE",
-    "SEVERAL",
+    "BEFORE",
     "SEEDED",
     "NAMES",
     "LABEL",
@@ -43,23 +41,18 @@ from .pairs import identity
 from .phrases import UNIT
 from .records import Row, choose, numbered_rows, text_id
 
-# %% ../nbs/05i_prompts.ipynb #cb26f0d3
-TYPES = {
-    "question": "a question that a person would ask who does not know the passage, and that the passage answers",
-    "claim": "a claim, one sentence that states a fact, which the passage supports or refutes",
-    "keywords": "a search query of two to six key words, as typed into a search box, no sentence",
-    "title": "a short title that names what the passage is about",
+# %% ../nbs/05i_prompts.ipynb #366a2402
+TYPES = {  # what one is called, and several; what is asked for
+    "question": ("question", "questions", "{n} that the passage answers, as a person would ask who does not know it"),
+    "claim": ("claim", "claims", "{n} that the passage supports or refutes, one sentence that states a fact"),
+    "keywords": ("search query", "search queries", "{n} of two to six key words for the passage, no sentence"),
+    "title": ("title", "titles", "{n} for the passage, short, that names what it is about"),
 }
-RULES = (
-    "Write {what}. Write it in the language of the passage and in your own words; copy no sentence. "
-    "Do not speak of 'the passage' or 'the text'. {many} "
-    "If the passage answers nothing in particular, write NONE."
-)
-ONE, SEVERAL = "Answer with that one line and nothing else.", "Write {n} different ones, one a line, and nothing else."
-SEEDED = "Write it in the style of these examples, which belong to other passages:\n{seeds}"
+BEFORE = "Use your own words and the language of the passage. If it answers nothing in particular, write NONE."
+SEEDED = "Write in the style of these examples, which belong to other passages:\n{seeds}"
 
 
-# %% ../nbs/05i_prompts.ipynb #09fce044
+# %% ../nbs/05i_prompts.ipynb #c59a6ff4
 @dataclass(frozen=True)
 class Prompt:
     "How a query is asked for."
@@ -80,17 +73,20 @@ class Prompt:
         made_of = json.dumps([self.instruction(), self.n, self.words], ensure_ascii=False)
         return f"{self.kind}{'-seeded' * bool(self.seeds)}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
 
-    def instruction(self) -> str:
-        "What stands before the passage."
-        many = ONE if self.n == 1 else SEVERAL.format(n=self.n)
-        asked = RULES.format(what=TYPES[self.kind], many=many)
-        return (
-            f"{asked}\n{SEEDED.format(seeds=chr(10).join(f'- {seed}' for seed in self.seeds))}" if self.seeds else asked
-        )
+    def instruction(self) -> tuple[str, str]:
+        "What stands before and after the passage."
+        name, names, what = TYPES[self.kind]
+        listed = SEEDED.format(seeds="\n".join(f"- {seed}" for seed in self.seeds))
+        before = f"{BEFORE}\n{listed}" if self.seeds else BEFORE
+        if self.n == 1:
+            return before, f"Write one {what.format(n=name)}. Answer with the {name} and nothing else."
+        asked = what.format(n=f"{self.n} {names}")
+        return before, f"Write {asked}, each a different one, one a line. Answer with these lines and nothing else."
 
     def text(self, passage: str) -> str:
         "The whole of it for one passage."
-        return f"{self.instruction()}\n\nPassage:\n{first_units(passage, self.words)}"
+        before, after = self.instruction()
+        return f"{before}\n\nPassage:\n{first_units(passage, self.words)}\n\n{after}"
 
 
 # %% ../nbs/05i_prompts.ipynb #a900a21f
@@ -110,7 +106,7 @@ def record_id(doc_id: str, version: str) -> str:  # 32 hex digits
     return hashlib.sha256(f"{version}\0{doc_id}".encode()).hexdigest()[:32]
 
 
-# %% ../nbs/05i_prompts.ipynb #22d3ee84
+# %% ../nbs/05i_prompts.ipynb #067504e0
 def records_of(
     passages: Mapping[str, str],  # doc id → title and text
     prompts: Sequence[Prompt],
@@ -142,7 +138,7 @@ def is_stale(record: Row, passage: str) -> bool:
     return "seen" in record and text_id(first_units(passage, record["words"])) != record["seen"]
 
 
-# %% ../nbs/05i_prompts.ipynb #5b7ff0a9
+# %% ../nbs/05i_prompts.ipynb #2fdf992d
 def read_seeds(
     path: str | Path,  # rows with "text" or "anchor"
     n: int,  # how many are shown
@@ -165,7 +161,7 @@ def read_seeds(
     return tuple(sample(dict.fromkeys(texts), n, seed))
 
 
-# %% ../nbs/05i_prompts.ipynb #5c66c0bb
+# %% ../nbs/05i_prompts.ipynb #cd8d6c62
 NAMES = "question|query|claim|key ?words|title|answer|q|frage|suchanfrage|问题|标题"
 LABEL = regex.compile(
     rf"^(?:[-*•]\s+|\(?\d{{1,2}}[.):]\s+|(?:\*\*)?(?:search )?(?:{NAMES})\s*\d*\s*[:：](?:\*\*)?\s*)+", regex.I

@@ -12,6 +12,9 @@ __all__ = [
     "NAMES",
     "SCRIPTS",
     "NOTHING",
+    "NOUNS",
+    "OTHERS",
+    "ABOUT",
     "Rule",
     "RULES",
     "DEPTH",
@@ -27,6 +30,7 @@ __all__ = [
     "script",
     "foreign",
     "declined",
+    "about_itself",
     "refused",
     "duplicates",
     "Trip",
@@ -161,12 +165,25 @@ def declined(draft: Row, shelf: Shelf) -> str:
     return "the model says NONE" if NOTHING.fullmatch(draft["text"].strip()) else ""
 
 
-# %% ../nbs/06k_quality.ipynb #1170cc66
+# %% ../nbs/06k_quality.ipynb #8dd35a2f
+NOUNS = "passage|text|document|article|paragraph|excerpt"
+OTHERS = r"\bdiese[rms]? (text|abschnitt|passage|dokument)|本文|该文|这段|此文|上文|この文"
+ABOUT = regex.compile(rf"\b(the|this|given|above) ({NOUNS})\b|{OTHERS}", regex.I)
+
+
+def about_itself(draft: Row, shelf: Shelf) -> str:
+    "It speaks of its passage as a passage."
+    found = ABOUT.search(draft["text"]) if draft["how"] not in WAYS else None
+    return f"it says {found[0]!r}" if found else ""
+
+
+# %% ../nbs/06k_quality.ipynb #d6d2d864
 Rule = Callable[[Row, Shelf], str]  # why not, or ""
 RULES: dict[str, Rule] = {
     "no answer": declined,
     "shape": misshapen,
     "test query": of_the_test,
+    "about itself": about_itself,
     "copied": copied,
     "language": foreign,
 }
