@@ -19,10 +19,10 @@ from toy import toy_run
 from transformers.utils import logging
 
 from disti.data import load_collection, seeded_order
+from disti.dense import dense_run
 from disti.metrics import measure
 from disti.models import encode, load_student, save_student
 from disti.records import Row, file_hash, read_rows, text_id, write_rows, write_text
-from disti.retrieve import dense_run
 from disti.scorers import cross_encoder
 from disti.stats import paired_tests
 from disti.teacher import score_out_of_fold

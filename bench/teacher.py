@@ -26,13 +26,14 @@ from transformers.utils import logging
 
 from disti.claims import score_pairs
 from disti.data import load_collection, sample
+from disti.dense import dense_run
 from disti.metrics import measure
 from disti.mine import mine
 from disti.models import encode, load_student
 from disti.negatives import Wish
 from disti.pairs import load_finetune
 from disti.records import file_hash, read_rows, write_rows
-from disti.retrieve import BM25, bm25_index, bm25_run, dense_run
+from disti.retrieve import BM25, bm25_index, bm25_run
 from disti.scorers import Scorer, cross_encoder, embedding_scorer
 from disti.split import training_collection
 from disti.stats import paired_tests

@@ -35,6 +35,7 @@ from torch import nn
 
 from .checkpoints import DISK
 from .data import Collection
+from .dense import dense_run
 from .distributed import is_first
 from .findings import Finding, tell
 from .heads import add_head, keep_layers, split_head
@@ -43,7 +44,6 @@ from .metrics import mean_measures, measure
 from .models import encode, load_student
 from .progress import mend_rows
 from .records import Row, choose, read_rows, replacing, text_id, write_rows, write_text
-from .retrieve import dense_run
 from .settings import Fit
 from .training import content_id, fit
 from .vectors import AlignLoss, ContrastLoss, ListsCollator, TextCollator, stored_embeddings, teacher_digest

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .data import Collection, Qrels, Run, parent, unanswerable
+from .dense import dense_run
 from .findings import Finding
 from .leaks import clean_queries
 from .lengths import student_length
@@ -48,7 +49,7 @@ from .models import encode
 from .pairs import without
 from .plots import plot_deltas, plot_groups
 from .records import Row
-from .retrieve import bm25_index, bm25_run, dense_run, max_passage
+from .retrieve import bm25_index, bm25_run, max_passage
 from .weights import ModelRecord, model_record, run_model
 
 if TYPE_CHECKING:

@@ -31,12 +31,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import Collection
+from .dense import dense_run
 from .dev import dev_ndcg
 from .manifests import read_manifest
 from .metrics import measure
 from .models import encode
 from .records import Row
-from .retrieve import dense_run
 from .stats import paired_tests
 from .weights import ModelRecord, model_record, run_model
 

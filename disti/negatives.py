@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 
 from .data import Qrels, Run, parent
+from .dense import dense_run, exact_scores
 from .records import Row, choose
-from .retrieve import Ranking, bm25_index, bm25_run, bm25_scores, dense_run
+from .retrieve import Ranking, bm25_index, bm25_run, bm25_scores
 
 
 # %% ../nbs/04d_negatives.ipynb #749e5440
@@ -47,9 +48,9 @@ class Miner:
 
 
 # %% ../nbs/04d_negatives.ipynb #72d5a0af
-def bm25_miner(corpus: Mapping[str, str], tokenize: Any = None) -> Miner:
+def bm25_miner(corpus: Mapping[str, str], tokenize: Any = None, k1: float = 0.9, b: float = 0.4) -> Miner:
     "BM25 over a corpus."
-    index = bm25_index(dict(corpus), tokenize=tokenize)
+    index = bm25_index(corpus, tokenize=tokenize, k1=k1, b=b)
     return Miner(
         lambda queries, k: bm25_run(index, dict(queries), k),
         lambda pairs: bm25_scores(index, [(query, corpus[doc_id]) for query, doc_id in pairs]),
@@ -63,10 +64,13 @@ def dense_miner(
     doc_emb: np.ndarray,  # [n_docs, dim]
 ) -> Miner:
     "Nearest neighbours over embeddings."
-    at = {doc_id: i for i, doc_id in enumerate(doc_ids)}
 
     def score(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        return (embed([query for query, _ in pairs]) * doc_emb[[at[doc_id] for _, doc_id in pairs]]).sum(1)
+        wanted = {doc_id for _, doc_id in pairs}
+        at = {doc_id: i for i, doc_id in enumerate(doc_ids) if doc_id in wanted}
+        asked = {query: i for i, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        rows, docs = (np.array(part, dtype=int) for part in zip(*((asked[q], at[d]) for q, d in pairs), strict=True))
+        return exact_scores(embed(list(asked)), doc_emb, rows, docs)
 
     return Miner(lambda queries, k: dense_run(embed(list(queries.values())), doc_emb, list(queries), doc_ids, k), score)
 

@@ -8,21 +8,28 @@ __all__ = [
     "Tokenize",
     "SPACELESS",
     "RUNS",
-    "bm25s",
+    "UNMARKED",
+    "SPACED",
+    "PLAIN",
+    "CHUNK",
+    "COMMON",
     "RRF_K",
     "FUSIONS",
     "top_k",
     "pairs_of",
+    "Words",
     "word_tokenizer",
     "as_tokenize",
     "choose_tokenizer",
-    "import_bm25s",
+    "Vocabulary",
+    "counted",
     "BM25",
+    "weigh",
     "bm25_index",
+    "query_scores",
+    "best_of",
     "bm25_run",
     "bm25_scores",
-    "nearest",
-    "dense_run",
     "rank_points",
     "z_points",
     "fuse",
@@ -30,19 +37,20 @@ __all__ = [
     "shrink",
 ]
 
-# %% ../nbs/04_retrieve.ipynb #4d7b0561
+# %% ../nbs/04_retrieve.ipynb #6628a3b2
 import math
-import sys
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from unicodedata import normalize
 
-import faiss
 import numpy as np
 import regex
 import Stemmer
+from scipy.sparse import coo_array, csc_array
 from tqdm import tqdm
 
 from .data import Collection, Run, parent, sample, unanswerable
@@ -78,22 +86,47 @@ def pairs_of(run: str) -> list[str]:
     return [run[i : i + 2] for i in range(max(1, len(run) - 1))]
 
 
-# %% ../nbs/04_retrieve.ipynb #11c38d51
+# %% ../nbs/04_retrieve.ipynb #7b35f49c
+UNMARKED = regex.compile(r"[\w\p{M}]+")  # words of a text that has no script without spaces
+SPACED = regex.compile(rf"[{SPACELESS}]")
+PLAIN = bytes(ord(chr(c).lower()) if c < 128 and (chr(c).isalnum() or c == 95) else 32 for c in range(256))
+
+
+class Words:
+    "Cuts a text into its stemmed words, and into pairs of characters where a script has no spaces."
+
+    def __init__(self, language: str = "english") -> None:  # a Snowball language; "none" for no stemming
+        if language not in (*Stemmer.algorithms(), "none"):
+            raise ValueError(f"no stemmer {language!r}; choose from none, {', '.join(Stemmer.algorithms())}")
+        self.stemmer = None if language == "none" else Stemmer.Stemmer(language)
+
+    def pieces(self, text: str) -> list[Any]:
+        "Words as they stand: bytes of a plain text; a pair of characters is marked, since it is not stemmed."
+        if text.isascii():
+            return text.encode().translate(PLAIN).split()
+        text = normalize("NFKC", text).casefold()
+        if not SPACED.search(text):
+            return UNMARKED.findall(text)
+        return [piece for spaceless, word in RUNS.findall(text)
+                for piece in ([f"\0{pair}" for pair in pairs_of(spaceless)] if spaceless else [word])]  # fmt: skip
+
+    def token(self, piece: Any) -> str:
+        "What a piece counts as."
+        word = piece.decode() if isinstance(piece, bytes) else piece
+        if word[0] == "\0":
+            return word[1:]
+        return self.stemmer.stemWord(word) if self.stemmer else word
+
+    def __call__(self, text: str) -> list[str]:
+        return list(map(self.token, self.pieces(text)))
+
+
+# %% ../nbs/04_retrieve.ipynb #ee499dc8
 def word_tokenizer(
     language: str = "english",  # a Snowball language; "none" for no stemming (Chinese and the like)
 ) -> Tokenize:
     "A function from a text to its stemmed words, and to pairs of characters where a script has no spaces."
-    if language not in (*Stemmer.algorithms(), "none"):
-        raise ValueError(f"no stemmer {language!r}; choose from none, {', '.join(Stemmer.algorithms())}")
-    stemmer = None if language == "none" else Stemmer.Stemmer(language)
-
-    def tokenize(text: str) -> list[str]:
-        tokens: list[str] = []
-        for spaceless, word in RUNS.findall(normalize("NFKC", text).casefold()):
-            tokens += pairs_of(spaceless) if spaceless else [stemmer.stemWord(word) if stemmer else word]
-        return tokens
-
-    return tokenize
+    return Words(language)
 
 
 # %% ../nbs/04_retrieve.ipynb #9d0d9f1e
@@ -123,59 +156,152 @@ def choose_tokenizer(
     return word_tokenizer(language) if name == "words" else as_tokenize(student)
 
 
-# %% ../nbs/04_retrieve.ipynb #a5639fd7
-def import_bm25s() -> Any:
-    "The module bm25s, which is not told of JAX; JAX itself stays as it was for everybody else."
-    names = ("jax", "jax.lax")
-    hidden = {name: sys.modules[name] for name in names if name in sys.modules}
-    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None means: cannot be imported
-    try:
-        import bm25s
-    finally:
-        for name in names:
-            del sys.modules[name]
-        sys.modules.update(hidden)
-    return bm25s
+# %% ../nbs/04_retrieve.ipynb #1de11339
+class Vocabulary(dict[Any, int]):
+    "Numbers of tokens, looked up by the pieces of a text."
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        super().__init__()
+        words = isinstance(tokenize, Words)
+        self.pieces = tokenize.pieces if words else tokenize  # type: ignore[attr-defined]
+        self.token: Callable[[Any], str] = tokenize.token if words else str  # type: ignore[attr-defined]
+        self.numbers: dict[str, int] = {}  # by token
+
+    def __missing__(self, piece: Any) -> int:
+        number = self[piece] = self.numbers.setdefault(self.token(piece), len(self.numbers))
+        return number
 
 
-bm25s = import_bm25s()
+# %% ../nbs/04_retrieve.ipynb #7527395c
+CHUNK = 2**15  # passages counted at once
 
 
-# %% ../nbs/04_retrieve.ipynb #5077754d
+def counted(
+    texts: Iterable[str], vocabulary: Vocabulary, chunk: int = CHUNK
+) -> Iterator[tuple[csc_array, np.ndarray]]:  # counts [passages, tokens]; tokens of each passage
+    "How often each token stands in each passage, chunk by chunk."
+    texts, number = iter(texts), vocabulary.__getitem__
+    while part := list(islice(texts, chunk)):
+        numbers, lengths = array("i"), np.empty(len(part), dtype=np.int64)
+        for row, text in enumerate(part):
+            before = len(numbers)
+            numbers.extend(map(number, vocabulary.pieces(text)))
+            lengths[row] = len(numbers) - before
+        tokens = np.frombuffer(numbers, dtype=np.int32) if numbers else np.zeros(0, np.int32)
+        where = (np.repeat(np.arange(len(part), dtype=np.int32), lengths), tokens)
+        shape = (len(part), max(1, len(vocabulary.numbers)))
+        yield coo_array((np.ones(len(tokens), dtype=np.int32), where), shape=shape).tocsc(), lengths
+
+
+# %% ../nbs/04_retrieve.ipynb #3d6acc0b
 @dataclass(frozen=True)
 class BM25:
-    "An indexed corpus."
+    "An indexed corpus: for every token the passages that have it, in their order, and what it adds to their score."
 
-    index: Any  # of bm25s
     doc_ids: list[str]
     tokenize: Tokenize
+    vocabulary: dict[str, int]  # token → number
+    starts: np.ndarray  # [tokens + 1], where each token's passages begin
+    docs: np.ndarray  # int32
+    weights: np.ndarray  # float32
     mean_length: float  # tokens a passage
+    k1: float
+    b: float
+    common: dict[int, np.ndarray] = field(
+        default_factory=dict, repr=False
+    )  # token → weight in every passage, as needed
+
+    @property
+    def df(self) -> np.ndarray:  # [tokens]
+        "In how many passages each token stands."
+        return np.diff(self.starts)
 
 
-# %% ../nbs/04_retrieve.ipynb #2f1d82a2
+# %% ../nbs/04_retrieve.ipynb #f0d87261
+def weigh(
+    chunks: list[tuple[csc_array, np.ndarray]],  # of `counted`, emptied on the way
+    n_tokens: int,
+    k1: float,
+    b: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:  # starts, docs, weights, mean length
+    "The index of a counted corpus."
+    lengths, df = np.concatenate([each for _, each in chunks]), np.zeros(n_tokens, dtype=np.int64)
+    for counts, _ in chunks:
+        df[: counts.shape[1]] += np.diff(counts.indptr)
+    n, mean = len(lengths), lengths.mean()
+    known = {int(many): math.log(1 + (n - many + 0.5) / (many + 0.5)) for many in np.unique(df)}
+    idf = np.array([known[many] for many in df.tolist()], dtype=np.float32)
+    starts, norm = np.concatenate([[0], np.cumsum(df)]), k1 * ((1 - b) + b * lengths / mean)
+    docs, weights = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.float32)
+    free, first = starts[:-1].copy(), 0
+    while chunks:
+        counts, own = chunks.pop(0)
+        many = np.diff(counts.indptr)
+        place = np.repeat(free[: len(many)] - counts.indptr[:-1], many) + np.arange(counts.nnz)
+        docs[place] = rows = counts.indices + first
+        weights[place] = np.repeat(idf[: len(many)], many) * (counts.data / (norm[rows] + counts.data))
+        free[: len(many)] += many
+        first += len(own)
+    return starts, docs, weights, float(mean)
+
+
+# %% ../nbs/04_retrieve.ipynb #b47c8513
 def bm25_index(
-    corpus: dict[str, str],  # doc_id → passage
+    corpus: Mapping[str, str] | Iterable[tuple[str, str]],  # doc_id → passage, or such pairs one by one
     *,
     tokenize: Any = None,  # a function or Hugging Face tokenizer; None: English words, stemmed
     k1: float = 0.9,  # how soon a repeated word stops to count
     b: float = 0.4,  # how much long passages are held back, 0 to 1
 ) -> BM25:
     "Index a corpus."
-    if not corpus:
-        raise ValueError("the corpus is empty; BM25 needs at least one passage")
+    if not (k1 >= 0 and 0 <= b <= 1):
+        raise ValueError(f"BM25 needs k1 of 0 or more and b from 0 to 1, got k1 {k1}, b {b}")
     cut = word_tokenizer() if tokenize is None else as_tokenize(tokenize)
-    tokens = [cut(passage) for passage in tqdm(corpus.values(), desc="BM25 tokens", leave=False)]
-    if not any(tokens):
-        raise ValueError(f"no passage of the {len(corpus)} has a token; is this the tokenizer for their language?")
-    index = bm25s.BM25(method="lucene", k1=k1, b=b)
-    index.index(tokens, show_progress=False)
-    return BM25(index, list(corpus), cut, float(np.mean([len(each) for each in tokens])))
+    doc_ids, vocabulary = list[str](), Vocabulary(cut)
+    pairs = corpus.items() if isinstance(corpus, Mapping) else corpus
+    total = len(corpus) if isinstance(corpus, Mapping) else None
+    bar = tqdm(pairs, desc="BM25 tokens", total=total, unit="passage", leave=False)
+    chunks = list(counted((doc_ids.append(doc_id) or text for doc_id, text in bar), vocabulary))  # type: ignore[func-returns-value]
+    if not doc_ids:
+        raise ValueError("the corpus is empty; BM25 needs at least one passage")
+    if not vocabulary.numbers:
+        raise ValueError(f"no passage of the {len(doc_ids)} has a token; is this the tokenizer for their language?")
+    numbers = dict(vocabulary.numbers)
+    del vocabulary
+    return BM25(doc_ids, cut, numbers, *weigh(chunks, len(numbers), k1, b), k1, b)
 
 
-# %% ../nbs/04_retrieve.ipynb #318e1f49
+# %% ../nbs/04_retrieve.ipynb #289e4054
+COMMON = 8  # a token of more than 1/8 of the passages is kept as a row
+
+
+def query_scores(index: BM25, tokens: Sequence[str]) -> np.ndarray:  # [passages] float32
+    "The score of every passage."
+    scores = np.zeros(len(index.doc_ids), dtype=np.float32)
+    for number in (index.vocabulary[token] for token in tokens if token in index.vocabulary):
+        part = slice(index.starts[number], index.starts[number + 1])
+        if (part.stop - part.start) * COMMON <= len(scores):
+            scores[index.docs[part]] += index.weights[part]
+            continue
+        if number not in index.common:
+            index.common[number] = np.zeros_like(scores)
+            index.common[number][index.docs[part]] = index.weights[part]
+        scores += index.common[number]
+    return scores
+
+
+# %% ../nbs/04_retrieve.ipynb #c0ce360f
+def best_of(scores: np.ndarray, doc_ids: Sequence[str], k: int) -> Ranking:
+    "The `k` best of those above 0, as `top_k` orders them."
+    least = float(np.partition(scores, -k)[-k]) if 0 < k < len(scores) else 0.0
+    at = np.flatnonzero(scores >= least - 2e-6 if least > 2e-6 else scores > 0)
+    return top_k(scores[at], [doc_ids[i] for i in at.tolist()], k)
+
+
+# %% ../nbs/04_retrieve.ipynb #f0e1666b
 def bm25_run(
-    corpus: dict[str, str] | BM25,  # passages by id, or their index
-    queries: dict[str, str],
+    corpus: Mapping[str, str] | BM25,  # passages by id, or their index
+    queries: Mapping[str, str],
     k: int = 100,  # passages a query; fewer where fewer share a token
     *,
     tokenize: Any = None,  # as for `bm25_index`; these three are for a corpus that is not indexed yet
@@ -184,24 +310,18 @@ def bm25_run(
 ) -> Run:
     "The `k` best passages of every query by BM25; a query without a known token has none."
     built = corpus if isinstance(corpus, BM25) else bm25_index(corpus, tokenize=tokenize, k1=k1, b=b)
-    run: Run = {}
-    for query_id, query in tqdm(queries.items(), desc="BM25 search", leave=False):
-        tokens = built.tokenize(query)
-        scores = built.index.get_scores(tokens) if tokens else np.zeros(len(built.doc_ids))
-        found = np.flatnonzero(scores > 0)
-        run[query_id] = top_k(scores[found], [built.doc_ids[i] for i in found], k)
-    return run
+    asked = tqdm(queries.items(), desc="BM25 search", unit="query", leave=False)
+    return {q: best_of(query_scores(built, built.tokenize(query)), built.doc_ids, k) for q, query in asked}
 
 
-# %% ../nbs/04_retrieve.ipynb #bfa05cf2
+# %% ../nbs/04_retrieve.ipynb #33b81099
 def bm25_scores(
     index: BM25,  # the corpus whose statistics count
     pairs: Iterable[tuple[str, str]],  # (query, passage) texts
 ) -> np.ndarray:  # [n] float32
     "BM25 of given pairs; a passage need not be in the corpus."
     pairs, n = list(pairs), len(index.doc_ids)
-    k1, b, vocabulary = index.index.k1, index.index.b, index.index.vocab_dict
-    df = np.diff(index.index.scores["indptr"])
+    k1, b, vocabulary, df = index.k1, index.b, index.vocabulary, index.df
     idf = np.log1p((n - df + 0.5) / (df + 0.5))
     cut = {text: index.tokenize(text) for text in {text for pair in pairs for text in pair}}
     counts = {passage: Counter(cut[passage]) for passage in {passage for _, passage in pairs}}
@@ -212,49 +332,6 @@ def bm25_scores(
         return sum(idf[vocabulary[t]] * f / (f + norm) for t, f in known)
 
     return np.array([score(*pair) for pair in pairs], dtype=np.float32)
-
-
-# %% ../nbs/04_retrieve.ipynb #f92448be
-def nearest(
-    index: faiss.IndexFlatIP,
-    queries: np.ndarray,  # [b, dim] float32
-    k: int,  # at most the size of the index
-) -> tuple[np.ndarray, np.ndarray]:  # scores and positions [b, k or more]
-    "The `k` nearest passages of each query, and every further one that ties with the last of them."
-    width = min(k + 1, index.ntotal)
-    while True:
-        scores, found = index.search(queries, width)
-        exact = np.asarray(scores, dtype=np.float64).round(6)
-        if width == index.ntotal or (exact[:, k - 1] > exact[:, -1]).all():
-            return exact, found
-        width = min(2 * width, index.ntotal)
-
-
-# %% ../nbs/04_retrieve.ipynb #5b7cf21b
-def dense_run(
-    query_emb: np.ndarray,  # [n_queries, dim] float32, normalised for cosine
-    doc_emb: np.ndarray,  # [n_docs, dim] float32
-    query_ids: Sequence[str],
-    doc_ids: Sequence[str],
-    k: int = 100,
-    *,
-    batch_size: int = 256,  # queries searched at once
-) -> Run:
-    "The `k` passages with the largest inner product for every query, exactly."
-    for name, emb, ids in (("query", query_emb, query_ids), ("passage", doc_emb, doc_ids)):
-        if len(emb) != len(ids) or not len(ids):
-            raise ValueError(f"one embedding a {name} and at least one: got {len(emb)} embeddings and {len(ids)} ids")
-        if not np.isfinite(emb).all():
-            raise ValueError(f"{name} embeddings hold NaN or infinity; check the model's weights and precision")
-    index, k = faiss.IndexFlatIP(doc_emb.shape[1]), min(k, len(doc_ids))
-    index.add(np.ascontiguousarray(doc_emb, dtype=np.float32))
-    run: Run = {}
-    for start in tqdm(range(0, len(query_ids), batch_size), desc="dense search", leave=False):
-        batch = slice(start, start + batch_size)
-        found = nearest(index, np.ascontiguousarray(query_emb[batch], dtype=np.float32), k)
-        for query_id, scores, at in zip(query_ids[batch], *found, strict=True):
-            run[query_id] = top_k(scores, [doc_ids[i] for i in at], k)
-    return run
 
 
 # %% ../nbs/04_retrieve.ipynb #fddf5617

@@ -370,15 +370,10 @@ def bm25_scorer(
 ) -> Scorer:
     "BM25 with the statistics of a corpus."
     built = corpus if isinstance(corpus, BM25) else bm25_index(corpus)
-    counts = np.diff(built.index.scores["indptr"]).tolist()
-    words = {str(word): counts[at] for word, at in built.index.vocab_dict.items() if at < len(counts)}
+    counts = built.df.tolist()
+    words = {word: counts[at] for word, at in built.vocabulary.items()}
     digest = digest_of(
-        "bm25",
-        n=len(built.doc_ids),
-        words=words,
-        length=round(built.mean_length, 9),
-        k1=built.index.k1,
-        b=built.index.b,
+        "bm25", n=len(built.doc_ids), words=words, length=round(built.mean_length, 9), k1=built.k1, b=built.b
     )
     return Scorer("bm25", "bm25", digest, partial(bm25_scores, built))
 
