@@ -26,27 +26,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
 from .bedrock import foreign_replies
 from .chat import Chat, ask_all, still_wanted
 from .data import Collection
+from .dense import dense_run
 from .findings import Finding
 from .models import encode
 from .phrases import WAYS
 from .prompts import TYPES, Prompt, drafts_in, estimate, records_of
 from .quality import DEPTH, Search, Shelf, judge_drafts, reading_page
 from .records import Row, choose, read_partial
-from .retrieve import bm25_index, bm25_run, dense_run
-=======
-from .data import Collection, load_collection, sample, texts
-from .dense import dense_run
-from .findings import Finding
-from .models import encode
-from .phrases import LEAST, WAYS, units
-from .quality import DEPTH, Search, judge_drafts, reading_page
-from .records import Row, choose, read_rows
 from .retrieve import bm25_index, bm25_run
->>>>>>> c1719ef (Dense search is exact in tiles, with bounded memory and the same bytes for any split; BM25 reads a corpus as a stream of numbers)
 from .scorers import Scorer
 
 if TYPE_CHECKING:
