@@ -24,7 +24,7 @@ __all__ = [
     "split_rows",
 ]
 
-# %% ../nbs/01f_lists.ipynb #c850e96f
+# %% ../nbs/01f_lists.ipynb #d0f529ae
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ from typing import Any
 from .formats import Notes, Out
 from .records import Row, RowError, text_id
 from .streams import Index, gathered
-from .tables import column_roles, number_of, table_rows
+from .tables import TEXT_TABLES, column_roles, number_of, table_rows
 
 
 # %% ../nbs/01f_lists.ipynb #b2de615c
@@ -64,15 +64,18 @@ def labels_from(scores: Sequence[float], relevant: str, where: str) -> list[floa
     return list(scores)
 
 
-# %% ../nbs/01f_lists.ipynb #ae4b9547
-def many(value: Any) -> list[Any]:
+# %% ../nbs/01f_lists.ipynb #f303448a
+def many(
+    value: Any, kind: type | tuple[type, ...] = str
+) -> list[Any]:  # kind: of what a list written as JSON has; (): none is
     "The texts of a cell: a list, a list written as JSON, or one."
-    if isinstance(value, str) and value.strip().startswith("["):
+    if kind and isinstance(value, str) and value.strip().startswith("["):
         try:
             read = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             read = value
-        value = read if isinstance(read, list) else value
+        whole = isinstance(read, list) and all(isinstance(each, kind) for each in read)
+        value = read if whole else value  # "[1]" is a text that cites
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
@@ -84,17 +87,19 @@ def written(values: Iterable[Any], where: str) -> list[str]:
     return [value.strip() for value in values if value.strip()]
 
 
-# %% ../nbs/01f_lists.ipynb #efc8079e
+# %% ../nbs/01f_lists.ipynb #1378aff2
 def from_table(
     row: Row,
     roles: Mapping[str, Sequence[str]],  # of `column_roles`
     how: Reading,
     where: str,
+    text: bool = True,  # of a text table, whose cells may hold lists written as JSON
 ) -> Row:
     "A row of a table as a list; docs may be empty."
 
     def cells(role: str) -> list[Any]:
-        return [value for name in roles.get(role, ()) for value in many(row.get(name))]
+        kind = (str if role not in ("label", "score") else (int, float)) if text else ()
+        return [value for name in roles.get(role, ()) for value in many(row.get(name), kind)]
 
     query = " ".join(written(cells("query")[:1], where))
     extra = {"group": str(group)} if (group := next(iter(cells("group")), None)) is not None else {}
@@ -145,7 +150,7 @@ def run_on(rows: Iterable[Row]) -> Iterator[Row]:
         yield held
 
 
-# %% ../nbs/01f_lists.ipynb #4f007121
+# %% ../nbs/01f_lists.ipynb #daab618d
 def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
     "The lists of a table."
     rows = table_rows(path, delimiter=how.delimiter, quotes=how.quotes, seen=notes.seen)
@@ -167,7 +172,7 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
                     notes.say(f"{path.name}: the column {name!r} is not read")
                 if "passage" in roles and "positive" not in roles and not roles.keys() & {"label", "score"}:
                     notes.say(f"{path.name}: there is no label, so every passage counts as an answer")
-            yield from_table(row, roles, how, where)
+            yield from_table(row, roles, how, where, path.suffix.lower() in TEXT_TABLES)
 
     first = each()
     start = next(first, None)

@@ -275,6 +275,7 @@ COMMANDS = {
         "disti.imports:main",
         "read BEIR, TREC, FlagEmbedding, CSV, Parquet or documents: disti import PATH --name NAME",
     ),
+    "export": ("disti.exports:main", "write a collection, or the lists of a run, as others read them"),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
 
