@@ -14,8 +14,8 @@ __all__ = [
     "tables_of",
     "outs",
     "collect",
-    "taken",
     "report",
+    "swap_in",
     "import_data",
     "parser",
     "read_asked",
@@ -26,7 +26,7 @@ __all__ = [
 import argparse
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,18 +154,24 @@ def outs(asked: Asked, notes: Notes) -> Iterator[Out]:
     return split_rows(lists, asked.how, notes)
 
 
-# %% ../nbs/01j_import.ipynb #e17c78a7
+# %% ../nbs/01j_import.ipynb #dd20dff5
 def collect(
-    asked: Asked, notes: Notes, made: Staged
-) -> dict[str, list[int]]:  # of judged splits: queries, answers, most
+    asked: Asked,
+    notes: Notes,
+    made: Staged,
+    keep: bool,  # stop at a file that is there already
+) -> dict[str, list[int]]:  # file → questions, answers, most answers of one
     "Check every row and put it into its file."
     kinds, counts, answers = dict[str, tuple[str, str]](), dict[str, Index](), dict[str, list[int]]()
     for target, row, where in outs(asked, notes):
         if target not in kinds:
             kinds[target] = place(target, asked.name)
+            if keep and (there := asked.data / kinds[target][0]).exists():
+                half = "" if manifest_path(there).exists() else " (without a manifest)"
+                raise ValueError(f"{there} is there already{half}; take another --name, or --replace it")
         file, kind = kinds[target]
         if fault := row_fault(row, kind):
-            raise RowError(f"{asked.path if asked.path.is_file() else asked.path / where}: {where}: {fault}")
+            raise RowError(f"{(asked.path if asked.path.is_dir() else asked.path.parent) / where}: {fault}")
         made.put(file, row)
         if kind == "finetune" or kind == "relevance" and row["score"] > 0:
             asks, total = counts.setdefault(file, Index()), answers.setdefault(file, [0, 0, 0])
@@ -174,14 +180,6 @@ def collect(
             asks.put(name, n)
             total[:] = [len(asks), total[1] + 1, max(total[2], n)]
     return answers
-
-
-EVALUATION = ("relevance", "corpus", "queries", "queries-dev", "relevance-dev")
-
-
-def taken(asked: Asked, files: Iterable[str]) -> list[str]:
-    "The files of an import that are there already."
-    return [file for file in files if (asked.data / file).exists()]
 
 
 # %% ../nbs/01j_import.ipynb #b7fd5159
@@ -198,44 +196,38 @@ def report(asked: Asked, made: Staged, notes: Notes, answers: Mapping[str, list[
     return lines
 
 
-# %% ../nbs/01j_import.ipynb #04bca859
+# %% ../nbs/01j_import.ipynb #e80c1d0e
+EVALUATION = ("relevance", "corpus", "queries", "queries-dev", "relevance-dev")
+
+
+def swap_in(asked: Asked, made: Staged, notes: Notes, started: float) -> list[str]:  # files that are gone now
+    "Put what was read into place, with manifests; a new corpus takes the old judgements with it."
+    own = [place(target, asked.name)[0] for target in EVALUATION]
+    old = [file for file in own if file not in made.counts and (asked.data / file).exists()]
+    old = old if place("corpus", asked.name)[0] in made.counts else []
+    source = {asked.path.name: content(asked.path)}
+    files = made.commit(asked.data, own[0] if own[0] in made.counts else "", old)
+    facts = {"format": asked.format, "left out": {why: n for why, (n, _) in notes.dropped.items()}}
+    for file in files:
+        stamp(file, stage="import", params=facts, started=started, source=source)
+    return old
+
+
 def import_data(asked: Asked, *, replace: bool = False, dry: bool = False, drop_unknown: bool = False) -> list[str]:
     "Read a foreign format into a data folder; what was read, in lines."
-    started, path = time.time(), asked.path
+    started, times = time.time(), {"beir": 2}.get(asked.format, 1)
     if fault := name_fault(asked.name):
         raise ValueError(f"--name {fault}, got {asked.name[:60]!r}")
-    times = {"beir": 2, "folder": 1}.get(asked.format, 1)
-    with (
-        progress([path], f"import {asked.name}", times) as bar,
-        staging(asked.data, f"import-{asked.name}", dry) as made,
-    ):
+    name = f"import-{asked.name}"
+    with progress([asked.path], f"import {asked.name}", times) as bar, staging(asked.data, name, dry) as made:
         notes = Notes(seen=bar.update, drop_unknown=drop_unknown)
-        answers = collect(asked, notes, made)
-        there = taken(asked, made.counts)
-        if there and not (replace or dry):
-            unfinished = "" if manifest_path(asked.data / there[0]).exists() else " (it has no manifest)"
-            raise ValueError(
-                f"{asked.data / there[0]} is there already{unfinished}; take another --name, or --replace it"
-            )
+        answers = collect(asked, notes, made, keep=not (replace or dry))
         lines = report(asked, made, notes, answers)
         if dry or not made.counts:
-            return [*lines, "nothing was written" + (f"; {len(there)} files are there already" if there else "")]
-        own, last = [place(target, asked.name)[0] for target in EVALUATION], place("relevance", asked.name)[0]
-        old = (
-            [file for file in taken(asked, own) if file not in made.counts]
-            if place("corpus", asked.name)[0] in made.counts
-            else []
-        )
-        source = {path.name: content(path)}
-        files = made.commit(asked.data, last if last in made.counts else "", old)
-        facts = {"format": asked.format, "left out": {why: n for why, (n, _) in notes.dropped.items()}}
-        for file in files:
-            stamp(file, stage="import", params=facts, started=started, source=source)
-    gone = [
-        f"  {(asked.data / file).as_posix():44} is removed: it belonged to the collection that was replaced"
-        for file in old
-    ]
-    return [*lines, *gone]
+            return [*lines, "nothing was written"]
+        gone = swap_in(asked, made, notes, started)
+    said = "is removed: it belonged to the collection that was replaced"
+    return [*lines, *(f"  {(asked.data / file).as_posix():44} {said}" for file in gone)]
 
 
 # %% ../nbs/01j_import.ipynb #da6279f3

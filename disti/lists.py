@@ -12,6 +12,7 @@ __all__ = [
     "from_table",
     "joined",
     "run_on",
+    "tell_columns",
     "table_lists",
     "flag_list",
     "flag_lists",
@@ -150,7 +151,17 @@ def run_on(rows: Iterable[Row]) -> Iterator[Row]:
         yield held
 
 
-# %% ../nbs/01f_lists.ipynb #daab618d
+# %% ../nbs/01f_lists.ipynb #ddc3df9b
+def tell_columns(roles: Mapping[str, Sequence[str]], names: Iterable[str], file: str, notes: Notes) -> None:
+    "Note what is not read of a table, and what is taken for granted."
+    read = {name for found in roles.values() for name in found}
+    for name in sorted(set(names) - read):
+        notes.say(f"{file}: the column {name!r} is not read")
+    if "passage" in roles and not roles.keys() & {"positive", "label", "score"}:
+        notes.say(f"{file}: there is no label, so every passage counts as an answer")
+
+
+# %% ../nbs/01f_lists.ipynb #2766510b
 def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
     "The lists of a table."
     rows = table_rows(path, delimiter=how.delimiter, quotes=how.quotes, seen=notes.seen)
@@ -164,14 +175,9 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
                 raise RowError(f"{where}: a row is an object of names and values, this is a {type(row).__name__}")
             if not row.keys() <= known:
                 known |= row.keys()
-                roles.update(
-                    column_roles(sorted(known, key=list(row).index if known == row.keys() else str), how.columns, where)
-                )
-                read = {name for names in roles.values() for name in names}
-                for name in sorted(known - read):
-                    notes.say(f"{path.name}: the column {name!r} is not read")
-                if "passage" in roles and "positive" not in roles and not roles.keys() & {"label", "score"}:
-                    notes.say(f"{path.name}: there is no label, so every passage counts as an answer")
+                names = list(row) if known == row.keys() else sorted(known)
+                roles.update(column_roles(names, how.columns, where))
+                tell_columns(roles, names, path.name, notes)
             yield from_table(row, roles, how, where, path.suffix.lower() in TEXT_TABLES)
 
     first = each()

@@ -260,7 +260,7 @@ def end_at_once(_signal: int = 0, _frame: Any = None) -> None:
     os._exit(130)
 
 
-# %% ../nbs/09c_run.ipynb #c7971cd8
+# %% ../nbs/09c_run.ipynb #a4e08e69
 COMMANDS = {
     "run": ("disti.run:run_command", "run one stage: disti run mine -p run demo -p depth 15"),
     "params": ("disti.run:params_command", "the parameters of a stage, with defaults and meaning"),
@@ -271,10 +271,7 @@ COMMANDS = {
     "scores": ("disti.scores:main", "list, check, export, merge, prune stored scores"),
     "watch": ("disti.watch:main", "follow a run: disti watch demo"),
     "bedrock": ("disti.batch:main", "training queries for a corpus, written in batches of Amazon Bedrock"),
-    "import": (
-        "disti.imports:main",
-        "read BEIR, TREC, FlagEmbedding, CSV, Parquet or documents: disti import PATH --name NAME",
-    ),
+    "import": ("disti.imports:main", "read data in other formats, or documents: disti import PATH --name NAME"),
     "export": ("disti.exports:main", "write a collection, or the lists of a run, as others read them"),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
@@ -299,10 +296,8 @@ def params_command(words: list[str] | None = None) -> None:
     )
     parser.add_argument("stage", help="a name or number from `disti stages`, or the path of a notebook")
     found = stage_params(parser.parse_args(words).stage)
-    width, wide = (
-        max(map(len, found), default=0),
-        max((len(repr(parameter.default)) for parameter in found.values()), default=0),
-    )
+    width = max(map(len, found), default=0)
+    wide = max((len(repr(parameter.default)) for parameter in found.values()), default=0)
     for name, parameter in found.items():
         print(f"{name:{width}}  {parameter.type:5}  {parameter.default!r:{wide}}  {parameter.note}")
 
