@@ -1,11 +1,11 @@
 """A corpus with titles and the same one without: does the same come out?
 
-    python bench/titles.py [--out FOLDER] [--tiny] [--set KEY=VALUE ...]
+    python bench/titles.py [--out FOLDER] [--plain RUN] [--tiny] [--set KEY=VALUE ...]
 
 The demo's passages get the object's module as title, and its training pairs stay written without one, as most people's
 are. A passage and its training copy must be one document whichever way it was written. Both twins run the demo recipe
-up to the student `full`; shown are how many of the mined negatives are the query's own passage, and nDCG@10. The last
-line is one JSON object.
+up to the student `full`, without a teacher; a finished demo may stand for the one without titles (--plain demo). Shown
+are how many of the mined negatives are the query's own passage, and nDCG@10. The last line is one JSON object.
 """
 
 import argparse
@@ -51,31 +51,44 @@ def own_passages(mined: Path, pairs: Path, corpus: Path) -> tuple[int, int]:  # 
     return own, len(groups)
 
 
+MODELS = ("untrained", "full")
+
+
+def disti(*words: str) -> None:
+    "One command of disti, which must succeed."
+    subprocess.run([sys.executable, "-m", "disti", *words], check=True)
+
+
 def main() -> None:
     "Run both twins and compare."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("artifacts"), help="folder of the runs")
+    parser.add_argument("--plain", default="", metavar="RUN", help="a finished run of the demo, not trained again")
     parser.add_argument("--tiny", action="store_true", help="smoke size: proves the path, its numbers mean nothing")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of both runs")
     asked = parser.parse_args()
     data = asked.out / "titles-data"
     if not Path("data/eval/demo/corpus.jsonl").exists():
-        subprocess.run([sys.executable, "-m", "disti", "demo-data"], check=True)
+        disti("demo-data")
     titled(Path("data"), data)
     found = {}
     for name, folder in (("demo", Path("data")), ("titled", data)):
-        run = f"titles-{name}"
-        words = [f"artifacts={asked.out}", f"collection={name}", f"run={run}", "students=full", *asked.set]
-        words += ["scale=smoke"] * asked.tiny
-        command = [sys.executable, "-m", "disti", "pipeline", "recipes/demo.yaml", "--data-dir", str(folder)]
-        subprocess.run([*command, "--set", *words], check=True)
+        run = asked.plain if name == "demo" and asked.plain else f"titles-{name}"
+        if run != asked.plain:
+            words = [f"artifacts={asked.out}", f"collection={name}", f"run={run}", "students=full", *asked.set]
+            words += ["scale=smoke"] * asked.tiny
+            path = ["pipeline", "recipes/demo.yaml", "--data-dir", str(folder), "--until", "student_full"]
+            disti(*path, "--set", *words)
+            for model in MODELS:
+                disti("run", "evaluate", "--variant", model, "-p", "run", run, "-p", "artifacts", str(asked.out),
+                      "-p", "model_name", model)  # fmt: skip
         home = asked.out / run
         own, lists = own_passages(
             home / "hard-negative", folder / "finetune" / f"{name}.jsonl", folder / "eval" / name / "corpus.jsonl"
         )
         scores = {
             model: mean_measures(read_rows(home / "results" / model / name / "measures.jsonl"))["nDCG@10"]
-            for model in ("untrained", "full")
+            for model in MODELS
         }
         found[name] = {"own": own, "lists": lists, **scores}
         told = ", ".join(f"{model} {value:.3f}" for model, value in scores.items())
