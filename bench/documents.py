@@ -1,12 +1,12 @@
-"""From documents alone: written queries → filter → mining → teacher → student, against the untrained model on real queries.
+"""From documents alone: written queries → filter → mining → teacher → student, against untrained on real queries.
 
-    python bench/documents.py --collections demo --writers phrases --seeds 0        the cheapest: 2 CPU cores, half an hour
+    python bench/documents.py --collections demo --writers phrases --seeds 0      the cheapest: half an hour on 2 cores
     python bench/documents.py --collections demo scifact --writers phrases lm --seeds 0 1 --data-dir ../shared/data
     python bench/documents.py --tiny                                                  does it work? A few minutes
 
 The training queries of a collection are not read. `phrases` writes without a model, `lm` asks a chat server, for which
-bench/small_lm_server.py must run (another: --url, --llm). Each combination is a run of its own, artifacts/documents-...,
-that goes on where it was; a run that is finished is only read. The last line is one JSON object.
+bench/small_lm_server.py must run (another: --url, --llm). Each combination is a run of its own, artifacts/documents-*,
+and goes on where it was; a run that is finished is only read. The last line is one JSON object.
 """
 
 import argparse
