@@ -182,14 +182,15 @@ def test_a_limit_makes_lists_of_scores(tmp_path: Path) -> None:
 
 
 LIMIT = """
-import resource, sys
+import sys
 from pathlib import Path
 from disti.imports import Asked, import_data
 from disti.exports import Wanted, export_data
 folder, kind, path = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 import_data(Asked(kind, path, "big", folder))
 export_data(Wanted(kind, "big", folder / ("out" if kind == "beir" else "out.jsonl"), folder))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = Path("/proc/self/status").read_text()  # getrusage counts what the parent had at the fork
+print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
 
 
@@ -215,10 +216,12 @@ def big(folder: Path, kind: str, n: int) -> Path:
     return made
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("kind", ["beir", "flagembedding"])
 def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
-    small, large = (peak(tmp_path / str(n), kind, big(tmp_path, kind, n)) for n in (1_000, 41_000))
-    assert large - small < 20, f"{large - small:.0f} MB more for 40 MB more"
+    small, large = (peak(tmp_path / str(n), kind, big(tmp_path, kind, n)) for n in (1_000, 31_000))
+    print(kind, small, large)
+    assert large - small < 15, f"{large - small:.0f} MB more for 30 MB more"
     assert large < 500
 
 
