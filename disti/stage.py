@@ -32,9 +32,11 @@ __all__ = [
     "known_params",
     "check_params",
     "stage_code",
+    "stages_command",
 ]
 
 # %% ../nbs/09a_stage.ipynb #990d225a
+import argparse
 import ast
 import io
 import json
@@ -341,3 +343,14 @@ def stage_code(
     half = [source for source, tags, below in cells if below and "parameters" not in tags]
     code = reach("\n".join([*above, *half]), json.dumps(words), own=named[0] if named else "", package=package)
     return code_hash({**code, ("", "parameters"): plain_code(next((s for s, t, _ in cells if "parameters" in t), ""))})
+
+
+# %% ../nbs/09a_stage.ipynb #b7f1bbd9
+def stages_command(words: list[str] | None = None) -> None:
+    "`disti stages`"
+    argparse.ArgumentParser("disti stages", description="List the stages in order.").parse_args(words)
+    for name, path in stages().items():
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        lines = "".join(cells[0]["source"]).splitlines()
+        said = next((line[2:].strip() for line in lines if line.startswith("> ")), "")
+        print(f"{name:14}{said}")
