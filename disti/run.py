@@ -17,7 +17,6 @@ __all__ = [
     "run_stage",
     "end_with",
     "end_at_once",
-    "stages_command",
     "params_command",
     "read_pairs",
     "read_json_object",
@@ -46,7 +45,7 @@ from .findings import plain
 from .names import name_fault
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
-from .stage import check_params, code_cells, find_stage, stage_params, stages
+from .stage import check_params, code_cells, find_stage, stage_params
 from .terminal import Lines
 
 
@@ -264,7 +263,7 @@ def end_at_once(_signal: int = 0, _frame: Any = None) -> None:
 COMMANDS = {
     "run": ("disti.run:run_command", "run one stage: disti run mine -p run demo -p depth 15"),
     "params": ("disti.run:params_command", "the parameters of a stage, with defaults and meaning"),
-    "stages": ("disti.run:stages_command", "the stages in order"),
+    "stages": ("disti.stage:stages_command", "the stages in order"),
     "check": ("disti.check:main", "look at a recipe, its data and its models before anything runs: disti check demo"),
     "pipeline": ("disti.pipeline:main", "run all stages of a recipe: disti pipeline own-data --set collection=NAME"),
     "verify": ("disti.results:main", "read every file of a run and compare it with its manifest"),
@@ -273,19 +272,9 @@ COMMANDS = {
     "bedrock": ("disti.batch:main", "training queries for a corpus, written in batches of Amazon Bedrock"),
     "import": ("disti.imports:main", "read data in other formats, or documents: disti import PATH --name NAME"),
     "export": ("disti.exports:main", "write a collection, or the lists of a run, as others read them"),
+    "download": ("disti.download:main", "fetch a public collection by name: disti download --list"),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
-
-
-# %% ../nbs/09c_run.ipynb #b7f1bbd9
-def stages_command(words: list[str] | None = None) -> None:
-    "`disti stages`"
-    argparse.ArgumentParser("disti stages", description="List the stages in order.").parse_args(words)
-    for name, path in stages().items():
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        lines = "".join(cells[0]["source"]).splitlines()
-        said = next((line[2:].strip() for line in lines if line.startswith("> ")), "")
-        print(f"{name:14}{said}")
 
 
 # %% ../nbs/09c_run.ipynb #c50fd009
