@@ -223,7 +223,17 @@ def page_groups() -> dict[str, list[str]]:
     stems = [path.stem for path in notebooks() if path.stem != "index"]
     groups = {
         "Start": ["What disti is <self>", "start"],
-        "How to": ["your-data", "download", "leaks", "synthesis", "formats", "teachers", "training", "promises", "measured"],
+        "How to": [
+            "your-data",
+            "download",
+            "leaks",
+            "synthesis",
+            "formats",
+            "teachers",
+            "training",
+            "promises",
+            "measured",
+        ],
     }
     for caption, numbers in GROUPS.items():
         groups[caption] = [stem for stem in stems if int(stem[:2]) in numbers]
