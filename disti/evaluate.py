@@ -22,6 +22,7 @@ __all__ = [
     "evaluate",
     "leak_counts",
     "clean_means",
+    "leak_facts",
     "fold_judgements",
     "hits_table",
     "plot_values",
@@ -302,6 +303,12 @@ def clean_means(
     some = [row for row in rows if row["query_id"] in left]
     means = mean_measures(some) if leaks is not None and some else {}
     return {name: round(value, 6) for name, value in means.items()}
+
+
+def leak_facts(done: Evaluation, leaks: Mapping[str, str] | None) -> dict[str, Any]:
+    "What the manifest says of sizes, seconds and leaks."
+    counts = done.counts | leak_counts(done.rows, leaks)
+    return {"counts": counts, "timings": done.seconds, "without leaks": clean_means(done.rows, leaks)}
 
 
 # %% ../nbs/17_evaluate.ipynb #1aa0af48
