@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "HARDLY",
+    "ANSWERS",
     "query_embedder",
     "candidates",
     "candidate_rows",
@@ -17,6 +18,7 @@ __all__ = [
     "plot_margins",
     "Mined",
     "mine_groups",
+    "asked_of",
     "mine",
 ]
 
@@ -31,24 +33,16 @@ import numpy as np
 import pandas as pd
 
 from .data import Collection, Qrels, Run, parent, unanswerable
+from .fates import promoted_of, single_homes, take_stratified
 from .findings import Finding
 from .models import encode
-from disti.negatives import (
-    Miner,
-    Wish,
-    bm25_miner,
-    build_groups,
-    dense_miner,
-    filter_run,
-    lowest_positive,
-    mine_negatives,
-    random_miner,
-)
+from .negatives import Miner, Take, Wish, build_groups, dense_miner, filter_run, lowest_positive, mine_negatives
 from .pairs import self_matches, without
 from .plots import plot_groups
 from .records import Row
 from .retrieve import fuse
 from .split import Training
+from .ways import Judge, Ways
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,6 +115,7 @@ def given_negatives(training: Training, miner: Miner, picks: Mapping[str, Run]) 
 
 # %% ../nbs/11_mine.ipynb #cc696081
 HARDLY = 0.1  # share of the training queries with a negative below which mining has failed
+ANSWERS = ("positive", "promoted")  # sources of a group's passages that are answers
 
 
 # %% ../nbs/11_mine.ipynb #c76c3aba
@@ -129,7 +124,7 @@ def mining_findings(
 ) -> list[Finding]:
     "Whether enough negatives came out, and what took the others."
     n, wanted = len(training.train), sum(wish.n for wish in wishes.values())
-    got = sum(source != "positive" for group in groups for source in group["sources"])
+    got = sum(source not in ANSWERS for group in groups for source in group["sources"])
     took = Counter(row["rule"].split(" of ")[0] for row in ledger if not row["kept"])
     rule, many = took.most_common(1)[0] if took else ("", 0)
     facts = {"queries": n, "with negatives": len(groups), "negatives": got, "wanted": n * wanted, "refused": dict(took)}
@@ -197,7 +192,7 @@ def count(
         "questions that are passages": {"training": len(training.itself), "evaluation": len(itself)},
         "negatives": {name: got[name] for name in (*wishes, "given") if got[name]},
         "shortage": {name: short for name, short in shortage.items() if short > 0},
-    }
+    } | ({"promoted": got["promoted"]} if got["promoted"] else {})
 
 
 # %% ../nbs/11_mine.ipynb #19308cd1
@@ -255,7 +250,8 @@ def mine_groups(
     wishes: Mapping[str, Wish],
     *,
     pool: int = 30,
-    selection: str = "top",
+    selection: str | Take = "top",
+    judge: Judge | None = None,  # of `open_judge`
     seed: int = 0,
 ) -> tuple[list[Row], list[Row]]:  # groups; the ledger
     "Groups for training, with the negatives that the miners find and those that came with the pairs."
@@ -267,12 +263,24 @@ def mine_groups(
         answers=training.answers,
         itself=training.itself,
         pool=pool,
-        selection=selection,
+        selection=take_stratified if judge and selection == "stratified" else selection,
+        judge=judge,
         seed=seed,
     )
+    ledger = single_homes(ledger, training.components)
     given, rows = given_negatives(training, miners["dense"], picks)
+    promoted = promoted_of(ledger)
+    given = {q: [hit for hit in hits if hit[0] not in promoted.get(q, ())] for q, hits in given.items()}
     picks |= {"given": given} if any(given.values()) else {}
-    return build_groups(training.train, picks, training.components), ledger + rows
+    return build_groups(training.train, picks, training.components, promoted), ledger + rows
+
+
+# %% ../nbs/11_mine.ipynb #e5fa10bf
+def asked_of(collection: Collection) -> tuple[dict[str, str], dict[str, set[str]]]:  # queries; passages that are one
+    "The evaluation queries that have a relevant passage."
+    none = set(unanswerable(collection.qrels))
+    asked = {q: collection.queries[q] for q in collection.qrels if q not in none}
+    return asked, self_matches(asked, collection)
 
 
 # %% ../nbs/11_mine.ipynb #cc1db97d
@@ -280,11 +288,12 @@ def mine(
     collection: Collection,  # the evaluation
     training: Training,
     model: "SentenceTransformer",  # the untrained student
-    wishes: Mapping[str, Wish],  # of bm25, dense, random; given negatives come on top
+    wishes: Mapping[str, Wish],  # of bm25, dense, fused, random; given negatives come on top
     *,
-    tokenize: Any = None,  # for BM25; None: English words
+    ways: Ways = Ways(),  # noqa: B008  # how the miners search
     pool: int = 30,  # candidates a miner looks at
-    selection: str = "top",  # a key of `SELECTIONS`
+    selection: str = "top",  # a key of `SELECTIONS`; stratified, with a judge
+    judge: Judge | None = None,  # of `open_judge`: a teacher's say
     depth: int = 100,  # candidates to rerank, a query
     batch_size: int = 64,
     seed: int = 0,
@@ -293,16 +302,14 @@ def mine(
     corpus, n, embed = training.corpus, training.n_eval, query_embedder(model, batch_size)
     doc_ids, bars = list(corpus), not os.environ.get("TQDM_DISABLE")
     doc_emb = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
-    bm25, dense = bm25_miner(corpus, tokenize), dense_miner(embed, doc_ids, doc_emb)
-    miners = {"bm25": bm25, "dense": dense, "random": random_miner(doc_ids, seed)}
-    groups, ledger = mine_groups(training, miners, wishes, pool=pool, selection=selection, seed=seed)
+    bm25, dense = ways.words(corpus), dense_miner(embed, doc_ids, doc_emb)
+    miners = ways.miners(corpus, bm25, dense, seed)
+    groups, ledger = mine_groups(training, miners, wishes, pool=pool, selection=selection, judge=judge, seed=seed)
     on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, training.itself)
-    theirs = {doc_id: corpus[doc_id] for doc_id in doc_ids[:n]}
-    searchers = [bm25_miner(theirs, tokenize), dense_miner(embed, doc_ids[:n], doc_emb[:n])]
-    none = set(unanswerable(collection.qrels))
-    asked = {q: collection.queries[q] for q in collection.qrels if q not in none}
-    itself = self_matches(asked, collection)
-    counts, on_test = count(collection, training, groups, wishes, itself), candidates(searchers, asked, depth, itself)
+    theirs = ways.words({doc_id: corpus[doc_id] for doc_id in doc_ids[:n]})
+    asked, itself = asked_of(collection)
+    on_test = candidates([theirs, dense_miner(embed, doc_ids[:n], doc_emb[:n])], asked, depth, itself)
+    counts = count(collection, training, groups, wishes, itself)
     findings = mining_findings(training, groups, ledger, wishes) + question_findings(collection, training, itself)
     rows_dev, rows_test = candidate_rows(on_dev, training.dev), candidate_rows(on_test, collection.qrels)
     return Mined(training, groups, ledger, rows_dev, rows_test, counts, findings)

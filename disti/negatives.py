@@ -7,11 +7,15 @@ __all__ = [
     "Filter",
     "FILTERS",
     "ON_A_SCALE",
+    "Take",
     "SELECTIONS",
+    "UNSCALED",
+    "Judged",
     "Miner",
     "bm25_miner",
     "dense_miner",
     "random_miner",
+    "fused_miner",
     "lowest_positive",
     "parse_filters",
     "filter_run",
@@ -20,6 +24,7 @@ __all__ = [
     "choose_selection",
     "Wish",
     "take_negatives",
+    "check_wishes",
     "mine_negatives",
     "build_groups",
 ]
@@ -35,7 +40,7 @@ import numpy as np
 from .data import Qrels, Run, parent
 from .dense import dense_run, exact_scores
 from .records import Row, choose
-from .retrieve import Ranking, bm25_index, bm25_run, bm25_scores
+from .retrieve import Ranking, bm25_index, bm25_run, bm25_scores, fuse
 
 
 # %% ../nbs/04d_negatives.ipynb #749e5440
@@ -45,6 +50,7 @@ class Miner:
 
     search: Callable[[Mapping[str, str], int], Run]  # queries, k → run
     score: Callable[[Sequence[tuple[str, str]]], np.ndarray]  # (query, doc_id) pairs → scores
+    origin: Callable[[str, str], str] = lambda query_id, doc_id: ""  # where a miner made of others has a candidate from
 
 
 # %% ../nbs/04d_negatives.ipynb #72d5a0af
@@ -83,6 +89,30 @@ def random_miner(doc_ids: Sequence[str], seed: int = 0) -> Miner:
         return {q: [(d, 0.0) for d in Random(f"{seed} {q}").sample(doc_ids, min(k, len(doc_ids)))] for q in queries}
 
     return Miner(search, lambda pairs: np.zeros(len(pairs)))
+
+
+# %% ../nbs/04d_negatives.ipynb #b7e8439a
+def fused_miner(
+    miners: Mapping[str, Miner],
+    how: str = "rrf",  # a key of `FUSIONS`
+    weights: Sequence[float] | None = None,  # one a miner; None: all 1
+) -> Miner:
+    "The fused lists of several miners."
+    seen: dict[tuple[str, str], dict[str, int]] = {}
+
+    def search(queries: Mapping[str, str], k: int) -> Run:
+        runs = {name: miner.search(queries, k) for name, miner in miners.items()}
+        found = fuse(list(runs.values()), k, how=how, weights=weights)
+        for name, run in runs.items():
+            for q, ranking in run.items():
+                for rank, (doc_id, _) in enumerate(ranking, 1):
+                    seen.setdefault((q, doc_id), {})[name] = rank
+        return found
+
+    def origin(query_id: str, doc_id: str) -> str:
+        return ", ".join(f"{name} {rank}" for name, rank in seen.get((query_id, doc_id), {}).items())
+
+    return Miner(search, lambda pairs: np.full(len(pairs), np.nan), origin)
 
 
 # %% ../nbs/04d_negatives.ipynb #83bf331c
@@ -139,6 +169,7 @@ def filter_run(
         scores, lowest = np.array([score for _, score in ranking]), positive.get(q, np.inf)
         stays = {"positive": np.array([doc_id not in answers[q] for doc_id, _ in ranking])}
         stays["itself"] = np.array([parent(doc_id) not in (itself or {}).get(q, ()) for doc_id, _ in ranking])
+        stays["no score"] = np.isfinite(scores)
         stays |= {f"{name} {value:g}": FILTERS[name](scores, lowest, value) for name, value in rules}
         fates = [next((rule for rule, keep in stays.items() if not keep[i]), "") for i in range(len(ranking))]
         facts = {"miner": miner, "positive": positive.get(q), "teacher": None}
@@ -162,13 +193,17 @@ def take_random(ranking: Ranking, n: int, random: Random) -> Ranking:
 
 
 # %% ../nbs/04d_negatives.ipynb #6752124d
-SELECTIONS = {"top": take_top, "random": take_random}
+Take = Callable[[Ranking, int, Random], Ranking]  # what is kept of a query, how many, chance
+SELECTIONS: dict[str, Take] = {"top": take_top, "random": take_random}
 
 
-def choose_selection(name: str) -> Callable[[Ranking, int, Random], Ranking]:
+def choose_selection(name: str) -> Take:
     "A way to take, by name."
     if name == "stratified":
-        raise ValueError("'stratified' is drawn over the teacher's scores, which mining has not: give it to distill")
+        raise ValueError(
+            "'stratified' is drawn over the teacher's scores, which mining has not: give it to distill, "
+            "or a teacher to mining (teacher_filter)"
+        )
     return SELECTIONS[choose(name, list(SELECTIONS), "selection")]
 
 
@@ -192,11 +227,12 @@ def take_negatives(
     ledger: Sequence[Row],  # fates so far
     wishes: Mapping[str, Wish],
     *,
-    selection: str = "top",  # a key of `SELECTIONS`
+    selection: str | Take = "top",  # a key of `SELECTIONS`, or such a function
     seed: int = 0,
 ) -> tuple[dict[str, Run], list[Row]]:  # miner → negatives; the ledger with the last fates
     "Choose from each miner in turn what no other has chosen and no filter has removed."
-    take, fate = choose_selection(selection), dict[tuple[str, str, str], str]()
+    take = choose_selection(selection) if isinstance(selection, str) else selection
+    fate = dict[tuple[str, str, str], str]()
     closed = {(row["query_id"], row["doc_id"]): f"{row['rule']} of {row['miner']}" for row in ledger if row["rule"]}
     picks: dict[str, Run] = {name: {} for name in kept}
     for name, run in kept.items():
@@ -213,7 +249,30 @@ def take_negatives(
     ]
 
 
+# %% ../nbs/04d_negatives.ipynb #15fb583f
+UNSCALED = {
+    "bm25": ("shift", "percentage"),
+    "fused": ("shift",),
+}  # miner → the filters that mean something on its scores
+
+
+def check_wishes(wishes: Mapping[str, Wish]) -> None:
+    "Filters that mean nothing on a miner's scores are an error."
+    for name, allowed in UNSCALED.items():
+        used = {rule for rule, _ in parse_filters(wishes.get(name, Wish(0)).filters)}
+        if used - set(allowed):
+            raise ValueError(
+                "fused points are made of ranks, so only 'shift' means something on them"
+                if name == "fused"
+                else "BM25 scores grow with the query, so 'abs' and 'margin' mean nothing on them; "
+                "use percentage or shift"
+            )
+
+
 # %% ../nbs/04d_negatives.ipynb #ae411416
+Judged = tuple[dict[str, Run], list[Row]]  # what is kept, and the ledger
+
+
 def mine_negatives(
     miners: Mapping[str, Miner],  # by name
     wishes: Mapping[str, Wish],  # miner → how many, filtered how
@@ -223,14 +282,12 @@ def mine_negatives(
     answers: Mapping[str, set[str]],  # query → ids that may not be its negatives
     itself: Mapping[str, set[str]] | None = None,  # query → passages that are the question itself
     pool: int = 30,  # candidates a miner looks at
-    selection: str = "top",  # a key of `SELECTIONS`
+    selection: str | Take = "top",  # a key of `SELECTIONS`, or such a function
+    judge: Callable[[dict[str, Run], list[Row]], Judged] | None = None,  # a teacher, between filters and choice
     seed: int = 0,
 ) -> tuple[dict[str, Run], list[Row]]:  # miner → negatives; the ledger
     "Search and filter with each miner, then choose: first come, first served, and nothing that a filter removed."
-    if any(name in ON_A_SCALE for name, _ in parse_filters(wishes.get("bm25", Wish(0)).filters)):
-        raise ValueError(
-            "BM25 scores grow with the query, so 'abs' and 'margin' mean nothing on them; use percentage or shift"
-        )
+    check_wishes(wishes)
     asked, ledger, kept = {q: queries[q] for q in qrels}, list[Row](), dict[str, Run]()
     for name, wish in wishes.items():
         if wish.n > 0:
@@ -238,7 +295,11 @@ def mine_negatives(
             kept[name], rows = filter_run(
                 run, wish.filters, answers=answers, positive=lowest, itself=itself, miner=name
             )
-            ledger += rows
+            for row in rows:
+                found = miners[name].origin(row["query_id"], row["doc_id"])
+                ledger.append(row | {"origin": found} if found else row)
+    if judge:
+        kept, ledger = judge(kept, ledger)
     return take_negatives(kept, ledger, wishes, selection=selection, seed=seed)
 
 
@@ -247,20 +308,23 @@ def build_groups(
     qrels: Qrels,
     picks: Mapping[str, Run],  # miner → negatives
     components: Mapping[str, str] | None = None,  # query → its component; None: each its own
+    promoted: Mapping[str, Sequence[str]] | None = None,  # query → passages that a teacher calls answers too
 ) -> list[Row]:
     "Groups of positives and negatives; queries without negatives have none."
     rows = []
     for query_id, positives in qrels.items():
         found = [(doc_id, name) for name, run in picks.items() for doc_id, _ in run.get(query_id, [])]
+        right = [(doc_id, "positive") for doc_id in positives]
+        right += [(doc_id, "promoted") for doc_id in (promoted or {}).get(query_id, [])]
         if found:
             rows.append(
                 {
                     "query_id": query_id,
                     "component": (components or {}).get(query_id, query_id),
-                    "doc_ids": [*positives, *(doc_id for doc_id, _ in found)],
-                    "labels": [1] * len(positives) + [0] * len(found),
+                    "doc_ids": [doc_id for doc_id, _ in right + found],
+                    "labels": [1] * len(right) + [0] * len(found),
                     "miner": "+".join(picks),
-                    "sources": ["positive"] * len(positives) + [name for _, name in found],
+                    "sources": [name for _, name in right + found],
                 }
             )
     return rows

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "CLOSED",
     "pairs_of",
     "with_scores",
     "score_groups",
@@ -95,6 +96,9 @@ def score_out_of_fold(
 
 
 # %% ../nbs/07k_teacher.ipynb #138de6ea
+CLOSED = ("positive", "itself", "promoted by teacher")  # a teacher is not judged on what a teacher said
+
+
 def judged_lists(
     groups: Sequence[Row],  # training groups: they say what is relevant
     ledger: Iterable[Row],  # every candidate of every miner; of no miner that ranks: the groups themselves are judged
@@ -111,11 +115,12 @@ def judged_lists(
     for row in ledger:
         if row["query_id"] in asked and row["miner"] in ("bm25", "dense"):
             runs[row["miner"]][row["query_id"]].append((row["doc_id"], row["score"]))
-            closed[row["query_id"]] |= {row["doc_id"]} if row["rule"] in ("positive", "itself") else set()
+            closed[row["query_id"]] |= {row["doc_id"]} if row["rule"] in CLOSED else set()
     found = fuse(list(runs.values()), 2 * depth) if runs else {}
     lists = []
     for row in (row for row in groups if row["query_id"] in asked):
-        grade = {doc: label for doc, label in zip(row["doc_ids"], row["labels"], strict=True) if label > 0}
+        told = zip(row["doc_ids"], row["labels"], row.get("sources") or row["doc_ids"], strict=True)
+        grade = {doc: label for doc, label, source in told if label > 0 and source != "promoted"}
         ranked = [doc for doc, _ in found.get(row["query_id"], [])]
         docs = [doc for doc in ranked if doc in grade or doc not in closed[row["query_id"]]][:depth]
         made = {**row, "doc_ids": docs, "labels": [grade.get(doc, 0) for doc in docs]} if runs else row
