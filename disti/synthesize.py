@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 # %% ../nbs/10_synthesize.ipynb #825a69af
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def write_drafts(
 def dense_search(model: "SentenceTransformer", corpus: Mapping[str, str], batch_size: int = 64) -> Search:
     "Search by a student's embeddings."
     doc_ids = list(corpus)
-    vectors = encode(model, list(corpus.values()), batch_size=batch_size, progress=True)
+    bars = not os.environ.get("TQDM_DISABLE")
+    vectors = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
 
     def search(queries: Mapping[str, str], k: int) -> dict[str, list[tuple[str, float]]]:
         if not queries:
