@@ -19,12 +19,12 @@ from students import Demo, TimeIsUp, Values, difference, mean, parser, read_opti
 
 from disti.align import align, new_student
 from disti.batches import list_rows, sample_negatives
+from disti.embeddings import stored_embeddings, teacher_digest
 from disti.heads import add_head
 from disti.losses import LOSSES
 from disti.models import encode
 from disti.records import Row
 from disti.selective import by_percentile
-from disti.vectors import stored_embeddings, teacher_digest
 from disti.weights import model_record
 
 made = parser(__doc__ or "", steps=60, batch_size=16, passages=2000)

@@ -37,6 +37,7 @@ from .checkpoints import DISK
 from .data import Collection
 from .dense import dense_run
 from .distributed import is_first
+from .embeddings import stored_embeddings, teacher_digest
 from .findings import Finding, tell
 from .heads import add_head, keep_layers, split_head
 from .manifests import seal, unsound
@@ -46,7 +47,7 @@ from .progress import mend_rows
 from .records import Row, choose, read_rows, replacing, text_id, write_rows, write_text
 from .settings import Fit
 from .training import content_id, fit
-from .vectors import AlignLoss, ContrastLoss, ListsCollator, TextCollator, stored_embeddings, teacher_digest
+from .vectors import AlignLoss, ContrastLoss, ListsCollator, TextCollator
 from .weights import ModelRecord
 
 

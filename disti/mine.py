@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 # %% ../nbs/11_mine.ipynb #69e46fc4
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -300,8 +299,7 @@ def mine(
 ) -> Mined:
     "Groups for training and candidates for reranking, mined with BM25 and the untrained student."
     corpus, n, embed = training.corpus, training.n_eval, query_embedder(model, batch_size)
-    doc_ids, bars = list(corpus), not os.environ.get("TQDM_DISABLE")
-    doc_emb = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
+    doc_ids, doc_emb = list(corpus), ways.vectors(model, list(corpus.values()), batch_size)
     bm25, dense = ways.words(corpus), dense_miner(embed, doc_ids, doc_emb)
     miners = ways.miners(corpus, bm25, dense, seed)
     groups, ledger = mine_groups(training, miners, wishes, pool=pool, selection=selection, judge=judge, seed=seed)

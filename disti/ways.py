@@ -6,6 +6,7 @@
 __all__ = ["Judge", "Ways", "open_judge"]
 
 # %% ../nbs/07n_ways.ipynb #cb933f85
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from .claims import stored
 from .data import Run
+from .embeddings import cached_embeddings
 from .fates import other_answers, read_bars, teacher_judge
 from .models import encode, load_student
 from .negatives import Judged, Miner, bm25_miner, dense_miner, fused_miner, random_miner
@@ -36,6 +38,8 @@ class Ways:
     encoder: Any = ""  # folder or hub name, or a function from (texts, kind) to embeddings of length 1; "": the student
     fusion: str = "rrf"  # a key of `FUSIONS`
     weights: tuple[float, ...] = (1.0, 1.0)  # of BM25 and of meaning
+    kept: Path | None = None  # folder of embeddings that are kept; None: they are computed
+    digest: str = ""  # of the student's record, for their name
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS or len(self.weights) != 2 or not all(0 <= each < np.inf for each in self.weights):
@@ -43,6 +47,12 @@ class Ways:
             raise ValueError(
                 f"fusion is one of {fusions} with two weights of 0 or more, got {self.fusion} {self.weights}"
             )
+
+    def vectors(self, model: Any, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:  # [n, dim]
+        "The student's embeddings of passages."
+        if self.kept:
+            return cached_embeddings(model, texts, self.kept, digest=self.digest, batch_size=batch_size)
+        return encode(model, texts, batch_size=batch_size, progress=not os.environ.get("TQDM_DISABLE"))
 
     def words(self, corpus: Mapping[str, str]) -> Miner:
         "BM25 over a corpus."

@@ -229,6 +229,7 @@ def page_groups() -> dict[str, list[str]]:
             "leaks",
             "synthesis",
             "formats",
+            "mining",
             "teachers",
             "training",
             "promises",
