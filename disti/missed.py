@@ -11,7 +11,6 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from .data import Qrels, Run
 from .negatives import FILTERS
