@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,18 +35,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def together(nodeid: str) -> str:
+    "What a test stays in one process with: all that read or change the smoke run, all that look at the site, itself."
+    if re.search(
+        r"test_(pipeline|faults|damage)\.py|test_site\.py::test_report|\[([12]\d[^\]]*|tutorials.*)\.ipynb\]", nodeid
+    ):
+        return "run"
+    return "site" if "test_site.py" in nodeid else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose own groups are lost under pytest 9.2
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    "Deal the tests out to the processes, what belongs together to one."
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "What waits for the smoke run is slow and stays in one process, as does what looks at the site; no browser: skip."
+    "What waits for the smoke run is slow and stays in one process; without a browser its tests skip, and say so."
     no_browser = pytest.mark.skip(reason="no browser; on Debian: apt-get install chromium chromium-driver")
     for item in items:
         needs = getattr(item, "fixturenames", ())
         if "smoke" in needs:
             item.add_marker(pytest.mark.slow)
-        if "smoke" in needs or item.get_closest_marker("run"):
-            item.add_marker(pytest.mark.xdist_group("run"))
-        elif "site" in needs:
-            item.add_marker(pytest.mark.xdist_group("site"))
+        if ("smoke" in needs or item.get_closest_marker("run")) and together(item.nodeid) != "run":
+            raise pytest.UsageError(f"{item.nodeid} reads the smoke run: name its file in `together` of conftest.py")
         if item.get_closest_marker("browser") and not find_browser():
             item.add_marker(no_browser)
 
