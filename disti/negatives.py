@@ -122,7 +122,8 @@ def lowest_positive(miner: Miner, queries: Mapping[str, str], qrels: Qrels) -> d
     lowest: dict[str, float] = {}
     scores = miner.score([(queries[q], doc_id) for q, doc_id in asked]) if asked else np.zeros(0)
     for (q, _), score in zip(asked, scores, strict=True):
-        lowest[q] = min(round(float(score), 6), lowest.get(q, np.inf))
+        if not np.isnan(score):  # a miner that scores no single pair sets no bar
+            lowest[q] = min(round(float(score), 6), lowest.get(q, np.inf))
     return lowest
 
 
