@@ -40,6 +40,7 @@ from disti.stats import paired_tests
 from disti.store import PairStore
 from disti.teach import dev_evaluation, train_teacher
 from disti.training import Fit, save_trained
+from disti.ways import Ways
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--collection", default="", help="folder of the collection that is the test")
@@ -101,7 +102,8 @@ def train(index: BM25) -> None:
     if not (out / "groups.jsonl").exists() or not (out / "dev.jsonl").exists():
         say(f"mining for {len(training.train)} queries among {len(training.corpus)} passages")
         wishes = {"bm25": Wish(4), "dense": Wish(4, "percentage 0.05")}
-        mined = mine(whole, training, student, wishes, tokenize=index.tokenize, depth=20, seed=options.seed)
+        ways = Ways(tokenize=index.tokenize)
+        mined = mine(whole, training, student, wishes, ways=ways, depth=20, seed=options.seed)
         write_rows(out / "dev.jsonl", mined.candidates_dev, "group")
         write_rows(out / "groups.jsonl", mined.groups, "group")
     groups = read_rows(out / "groups.jsonl", "group")
