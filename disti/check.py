@@ -41,6 +41,7 @@ from disti.looks import (
 from .places import Placed
 from .recipe import data_files, read_recipe, resolve_recipe, value
 from .records import at
+from .stage import unquoted
 
 
 # %% ../nbs/09e_check.ipynb #259a4f2d
@@ -159,4 +160,4 @@ def read_sets(pairs: Sequence[str]) -> dict[str, str]:
     "KEY=VALUE words as a mapping."
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise ValueError(f"cannot read {wrong[0]!r}; write --set KEY=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
+    return {key: unquoted(value) for key, value in (pair.split("=", 1) for pair in pairs)}

@@ -45,7 +45,7 @@ from .findings import plain
 from .names import name_fault
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
-from .stage import check_params, code_cells, find_stage, stage_params
+from .stage import check_params, code_cells, find_stage, stage_params, unquoted
 from .terminal import Lines
 
 
@@ -304,7 +304,7 @@ def read_pairs(
             pairs[words[0]] = words[1]
         else:
             raise ValueError(f"cannot read {' '.join(words)!r}; write -p name value, or name=value")
-    return pairs
+    return {name: unquoted(value) for name, value in pairs.items()}
 
 
 # %% ../nbs/09c_run.ipynb #7b987a1c
