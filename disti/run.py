@@ -267,6 +267,10 @@ COMMANDS = {
     "check": ("disti.check:main", "look at a recipe, its data and its models before anything runs: disti check demo"),
     "pipeline": ("disti.pipeline:main", "run all stages of a recipe: disti pipeline own-data --set collection=NAME"),
     "verify": ("disti.results:main", "read every file of a run and compare it with its manifest"),
+    "compare": (
+        "disti.decide:main",
+        "judge one model against another: disti compare demo/distilled demo/untrained --gate",
+    ),
     "scores": ("disti.scores:main", "list, check, export, merge, prune stored scores"),
     "watch": ("disti.watch:main", "follow a run: disti watch demo"),
     "bedrock": ("disti.batch:main", "training queries for a corpus, written in batches of Amazon Bedrock"),
