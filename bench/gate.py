@@ -4,9 +4,9 @@
     python bench/gate.py --tiny         # a few of each, to see that it runs
 
 The values are those of questions with one right passage: 1/log2(1 + rank) within the first ten, else 0, so most
-queries tie and the differences are skewed. Two equal models draw their ranks from the same distribution, which is harder
-for some queries. `found` plants an effect of the size that the gate itself states: a first measurement of equal models states
-a minimum effect, and in a second one the model is truly better by just that. Designs:
+queries tie and the differences are skewed. Two equal models draw their ranks from the same distribution, which is
+harder for some queries. `found` plants an effect of the size that the gate itself states: a first measurement of
+equal models states a minimum effect, and in a second one the model is truly better by just that. Designs:
 
     plain      300 queries, each a source of its own
     holm       one of 11 candidates is better, the others equal the old model; p-values are corrected together, and
