@@ -133,9 +133,10 @@ rule student_score:
     shell: STAGE + " -p scorer {wildcards.student}"
 
 
-def before(wildcards):  # the teacher reranks candidates below which the untrained student's ranking goes on; others are shown beside it
-    scores = list(rules.score.output) if wildcards.model == "teacher" else []
-    return scores + ([f"{RUN}/results/untrained/{HERE}/measures.jsonl.meta.json"] if wildcards.model != "untrained" else [])
+def before(wildcards):  # the teacher's ranking goes on with the untrained student's; a student stands between the two
+    others = {"untrained": [], "bm25": ["untrained"], "teacher": ["untrained"]}.get(wildcards.model, ["untrained", "teacher"])
+    scores = [] if wildcards.model == "bm25" else list(rules.score.output)
+    return scores + [f"{RUN}/results/{other}/{HERE}/measures.jsonl.meta.json" for other in others]
 
 
 rule evaluate:

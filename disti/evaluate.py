@@ -4,18 +4,13 @@
 
 # %% auto #0
 __all__ = [
-    "Search",
     "RESERVED",
-    "timed",
-    "bm25_search",
-    "dense_search",
-    "whole_passages",
     "rerank",
+    "teacher_search",
     "teacher_files",
     "check_student",
     "model_of",
     "cut_facts",
-    "searched",
     "count",
     "question_findings",
     "Evaluation",
@@ -24,97 +19,48 @@ __all__ = [
     "clean_means",
     "leak_facts",
     "fold_judgements",
+    "form_name",
+    "form_folders",
+    "in_forms",
+    "form_rows",
+    "cost_facts",
+    "write_evaluation",
+    "write_all",
     "hits_table",
+    "tell_further",
+    "before",
     "plot_values",
 ]
 
-# %% ../nbs/17_evaluate.ipynb #c505bfef
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+# %% ../nbs/17_evaluate.ipynb #d46d5711
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .data import Collection, Qrels, Run, parent, unanswerable
-from .dense import dense_run
+from .compact import Space, form_search, ms_a_query, parse_form
+from .data import Collection, Run, rows_run, run_rows, unanswerable
+from .evaluation import folded, form_row, write_beside
 from .findings import Finding
 from .leaks import clean_queries
 from .lengths import student_length
-from .manifests import need, read_manifest, wrong
+from .manifests import manifest_path, need, read_manifest, wrong
 from .metrics import DEFAULT_MEASURES, mean_measures, measure
-from .models import encode
-from .pairs import without
 from .plots import plot_deltas, plot_groups
-from .records import Row
-from .retrieve import bm25_index, bm25_run, max_passage
+from .readings import perfect_scores, tell_reading
+from .records import Row, read_rows, write_rows
+from .refusal import tell_refusal
+from .retention import tell_retention
+from .retrieve import max_passage
+from .searches import Search, searched, timed
 from .weights import ModelRecord, model_record, run_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sentence_transformers import SentenceTransformer
-
-
-# %% ../nbs/17_evaluate.ipynb #8beb2754
-@contextmanager
-def timed(seconds: dict[str, float], what: str) -> Iterator[None]:
-    "Add the seconds that the block takes."
-    start = time.perf_counter()
-    yield
-    seconds[what] = round(seconds.get(what, 0.0) + time.perf_counter() - start, 3)
-
-
-# %% ../nbs/17_evaluate.ipynb #b339280d
-Search = Callable[[int], Run]  # passages a query → run
-
-
-def bm25_search(
-    corpus: Mapping[str, str],
-    queries: Mapping[str, str],
-    *,
-    tokenize: Any = None,  # None: English words, stemmed
-    seconds: dict[str, float],  # filled
-) -> Search:
-    "BM25 over a corpus."
-    with timed(seconds, "index corpus"):
-        index = bm25_index(dict(corpus), tokenize=tokenize)
-    return lambda k: bm25_run(index, dict(queries), k)
-
-
-# %% ../nbs/17_evaluate.ipynb #6b549f7f
-def dense_search(
-    model: "SentenceTransformer",
-    corpus: Mapping[str, str],
-    queries: Mapping[str, str],
-    *,
-    batch_size: int = 64,  # texts encoded at once
-    seconds: dict[str, float],  # filled
-) -> Search:
-    "Exact search over a model's embeddings."
-    bars = not os.environ.get("TQDM_DISABLE")
-    with timed(seconds, "encode corpus"):
-        doc_emb = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
-    with timed(seconds, "encode queries"):
-        query_emb = encode(model, list(queries.values()), kind="query", batch_size=batch_size, progress=bars)
-    return lambda k: dense_run(query_emb, doc_emb, list(queries), list(corpus), k)
-
-
-# %% ../nbs/17_evaluate.ipynb #ebe471a2
-def whole_passages(
-    search: Search,  # over chunks
-    depth: int,  # passages a query
-) -> Run:  # over passages
-    "Search chunks as deep as needed for `depth` passages."
-    k = depth
-    while True:
-        found = search(k)
-        folded = max_passage(found, depth)
-        if all(len(folded[q]) >= depth or len(ranking) < k for q, ranking in found.items()):
-            return folded
-        k *= 2
 
 
 # %% ../nbs/17_evaluate.ipynb #8e283922
@@ -139,6 +85,19 @@ def rerank(
         rest = [doc_id for doc_id, _ in below.get(query_id, []) if doc_id not in seen][: depth - len(top)]
         run[query_id] = top + [(doc_id, lowest - n) for n, doc_id in enumerate(rest, 1)]
     return {query_id: run[query_id] for query_id in sorted(run)}
+
+
+# %% ../nbs/17_evaluate.ipynb #77b0dccf
+def teacher_search(
+    files: Sequence[Path],  # of `teacher_files`
+    collection: Collection,
+    depth: int,
+    chunked: bool,  # candidates are chunks
+) -> tuple[Search, tuple[list[Row], Run]]:  # the search; its candidates, and the perfect order of them
+    "A teacher's ranking as a search, and the best that any teacher could make of the same candidates."
+    scored, below = read_rows(files[0], "scored"), rows_run(read_rows(files[1], "run"))
+    perfect = rerank(perfect_scores(scored, collection.qrels), below, depth, chunked=chunked)
+    return partial(rerank, scored, below, chunked=chunked), (scored, perfect)
 
 
 # %% ../nbs/17_evaluate.ipynb #bc1e46c3
@@ -211,20 +170,6 @@ def cut_facts(
     seen = finding.evidence if finding else {}
     shares = {f"cut {kind}": float(seen.get(f"cut {kind}", 0.0)) for kind in ("queries", "passages")}
     return {"length": length, **shares}, [finding] if finding else []
-
-
-# %% ../nbs/17_evaluate.ipynb #cb7ce99d
-def searched(
-    search: Search,
-    depth: int,  # passages a query
-    itself: Mapping[str, set[str]],  # query → passages that are the question
-    *,
-    chunked: bool = False,  # the search finds chunks
-) -> Run:  # over passages
-    "A search without the passages that are the question itself."
-    deeper = depth + max(map(len, itself.values()), default=0)
-    found = whole_passages(search, deeper) if chunked else search(deeper)
-    return {query_id: hits[:depth] for query_id, hits in without(found, itself).items()}
 
 
 # %% ../nbs/17_evaluate.ipynb #25dbf102
@@ -311,15 +256,93 @@ def leak_facts(done: Evaluation, leaks: Mapping[str, str] | None) -> dict[str, A
     return {"counts": counts, "timings": done.seconds, "without leaks": clean_means(done.rows, leaks)}
 
 
-# %% ../nbs/17_evaluate.ipynb #1aa0af48
+# %% ../nbs/17_evaluate.ipynb #5fa83e36
 def fold_judgements(collection: Collection) -> Collection:
     "The same collection with judgements of whole passages; the corpus stays in chunks."
-    qrels: Qrels = {}
-    for query_id, docs in collection.qrels.items():
-        grades = qrels.setdefault(query_id, {})
-        for doc_id, grade in docs.items():
-            grades[parent(doc_id)] = max(grade, grades.get(parent(doc_id), grade))
-    return replace(collection, qrels=qrels)
+    return replace(collection, qrels=folded(collection.qrels))
+
+
+# %% ../nbs/17_evaluate.ipynb #5c4871d5
+def form_name(model: str, form: str) -> str:  # a folder's name
+    "What a model in a form is called in tables."
+    parse_form(form)
+    return f"{model}-{form.replace('+', '-')}"
+
+
+def form_folders(home: Path, model: str, collection: str, forms: Sequence[str]) -> dict[str, Path]:
+    "Where the results of a model's forms go; a name that is a student's is refused."
+    names = {form: form_name(model, form) for form in forms}
+    if taken := [name for name in names.values() if (home / "models" / name).is_dir()]:
+        raise ValueError(f"{taken[0]!r} is a student of this run; rename it, or ask for another form")
+    return {form: home / "results" / name / collection for form, name in names.items()}
+
+
+def in_forms(
+    done: Evaluation,  # of the model as it is
+    collection: Collection,
+    space: Space,
+    forms: Iterable[str],
+    depth: int = 100,
+    **wanted: Any,  # of `evaluate`
+) -> dict[str, Evaluation]:  # form → what is known of it
+    "Evaluate a model's compact forms."
+    name, measures = done.rows[0]["model"], list(dict.fromkeys(row["measure"] for row in done.rows))
+    made = {form: (form_name(name, form), collection, form_search(space, form)) for form in forms}
+    return {form: evaluate(*each, depth, measures=measures, **wanted) for form, each in made.items()}
+
+
+# %% ../nbs/17_evaluate.ipynb #eb2ec900
+def form_rows(
+    done: Evaluation, forms: Mapping[str, Evaluation], space: Space | None, measure: str, seed: int
+) -> list[Row]:
+    "The model and its forms, a row each; nothing where there are no forms."
+    each = {"": done, **forms} if space is not None and forms else {}
+    return [form_row(form, space, some.rows, done.rows, measure, seed) for form, some in each.items()]  # type: ignore[arg-type]
+
+
+# %% ../nbs/17_evaluate.ipynb #12558979
+def cost_facts(
+    done: Evaluation, space: Space | None, model: "SentenceTransformer | None", depth: int
+) -> dict[str, Any]:
+    "Texts a second, milliseconds a query at a depth, megabytes of the index, parameters: what is known of them."
+    n, spent = max(1, len(done.run)), done.seconds
+    cost: dict[str, Any] = {
+        "depth": depth,
+        "search ms a query, all at once": round(1000 * spent.get("search", 0.0) / n, 3),
+    }
+    if space is None or model is None:
+        return cost
+    rate = len(space.passages) / max(spent.get("encode corpus", 0.0), 1e-3)
+    cost |= {
+        "passages encoded a second": round(rate, 1),
+        "search ms a query, alone": round(ms_a_query(space, k=depth), 3),
+    }
+    size = space.passages.nbytes / 1e6
+    return cost | {"index MB": round(size, 3), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+# %% ../nbs/17_evaluate.ipynb #597032d9
+def write_evaluation(folder: Path, ending: str, done: Evaluation) -> list[Path]:  # to be stamped
+    "Run and measures of one model."
+    paths = [folder / f"run{ending}.jsonl", folder / f"measures{ending}.jsonl"]
+    for path in paths:
+        manifest_path(path).unlink(missing_ok=True)
+    return [write_rows(paths[0], run_rows(done.run), "run"), write_rows(paths[1], done.rows, "measure")]
+
+
+# %% ../nbs/17_evaluate.ipynb #cc9a2acd
+def write_all(
+    out: Path,
+    ending: str,
+    done: Evaluation,
+    forms: Mapping[Path, Evaluation],  # folder → a compact form
+    beside: tuple[Row, Row, Any],  # of `look_further`
+) -> list[Path]:  # to be stamped, the measures last
+    "Everything that an evaluation leaves."
+    written = write_beside(out, ending, *beside)
+    for folder, each in forms.items():
+        written += write_evaluation(folder, ending, each)
+    return written + write_evaluation(out, ending, done)
 
 
 # %% ../nbs/17_evaluate.ipynb #0dc394e5
@@ -332,6 +355,23 @@ def hits_table(collection: Collection, run: Run, corpus: Mapping[str, str], n: i
         first = corpus.get(ranked[0], ranked[0])[:70] if ranked else "nothing found"
         rows.append((collection.queries[query_id][:60], first, place))
     return pd.DataFrame(rows, columns=["query", "first passage", "rank of first relevant"])
+
+
+# %% ../nbs/17_evaluate.ipynb #f469d7b9
+def tell_further(said: Row) -> list[str]:  # of `look_further`
+    "Ties, refusal, and retention or the ceiling, a line each."
+    lines = [tell_reading(said["ties"], said["ties"]["measure"]) or "no tie decides anything"]
+    lines.append(f"nothing relevant here: {tell_refusal(said['nothing_relevant'])}")
+    lines += [tell_retention(said["retention"])] if "retention" in said else []
+    ceiling = said.get("ceiling", {})
+    of = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
+    return lines + ([f"a perfect order of the teacher's candidates: {of}"] if ceiling else [])
+
+
+# %% ../nbs/17_evaluate.ipynb #42ea2eab
+def before(path: Path, name: str) -> list[Row]:  # of the untrained student
+    "Rows to show a model's differences from; none for the untrained student itself, and where it was not evaluated."
+    return read_rows(path, "measure") if path.exists() and name != "untrained" else []
 
 
 # %% ../nbs/17_evaluate.ipynb #2457771f

@@ -39,7 +39,7 @@ __all__ = [
     "pair_stats",
 ]
 
-# %% ../nbs/02_metrics.ipynb #1f9e5c3f
+# %% ../nbs/02_metrics.ipynb #80544111
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -47,7 +47,7 @@ from typing import Any
 
 import ir_measures
 import numpy as np
-from scipy.stats import kendalltau, pearsonr, spearmanr
+from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
 from .data import Qrels, Run, unanswerable
 from .kinds import TOP_GRADE
@@ -241,12 +241,12 @@ def list_ndcg(
     return float(gains[np.argsort(-np.asarray(scores), kind="stable")][:k] @ discount / ideal) if ideal else 0.0
 
 
-# %% ../nbs/02_metrics.ipynb #e5243c52
+# %% ../nbs/02_metrics.ipynb #c04a9215
 def auc(scores: Sequence[float] | np.ndarray, labels: Sequence[float]) -> float:  # NaN without a positive or a negative
     "Share of (positive, negative) pairs in the right order; a tie counts half."
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels) > 0
-    above = np.sign(values[positive][:, None] - values[~positive][None, :])
-    return float((above.mean() + 1) / 2) if above.size else float("nan")
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
 # %% ../nbs/02_metrics.ipynb #f4d1b91d
