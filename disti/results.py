@@ -22,7 +22,8 @@ __all__ = [
     "first_targets",
     "mend",
     "show_damage",
-    "main",
+    "run_home",
+    "check_files",
 ]
 
 # %% ../nbs/09f_results.ipynb #340550e1
@@ -237,26 +238,32 @@ def show_damage(broken: Mapping[Path, str], stale: Mapping[Path, str]) -> list[F
     ]
 
 
-# %% ../nbs/09f_results.ipynb #87abd1ec
-def main(words: list[str] | None = None) -> int:  # 1 when something is not as it was made
-    "The command `disti verify`."
+# %% ../nbs/09f_results.ipynb #4c012042
+def run_home(words: list[str] | None = None) -> tuple[Path, bool]:  # the run's folder; only its files?
+    "What `disti verify` is asked for."
     parser = argparse.ArgumentParser(
-        "disti verify", description="Read every file of a run and compare it with its manifest; nothing is changed."
+        "disti verify",
+        description="Compare every file of a run with its manifest, and recount every number; nothing is changed.",
     )
     parser.add_argument("run", nargs="?", default="demo", help="a run below artifacts, or its folder (default: demo)")
     parser.add_argument("--artifacts", default="artifacts", help="folder of all runs (default: artifacts)")
+    parser.add_argument("--files", action="store_true", help="only the files: recount no numbers")
     asked = parser.parse_args(words)
     home = at(asked.run) if (at(asked.run) / "recipe.yaml").exists() else at(asked.artifacts) / asked.run
     if not home.is_dir() or not stamped(home):
         others = sorted(path.parent.name for path in at(asked.artifacts).glob("*/recipe.yaml"))
         raise FileNotFoundError(f"no run in {home}; runs: {', '.join(others) or 'none'}")
-    known, found = Known(), 0
+    return home, asked.files
+
+
+# %% ../nbs/09f_results.ipynb #9c0e9028
+def check_files(home: Path, known: Known) -> int:  # how many are not as they were made
+    "Read every file of a run and say which is not what its manifest says."
+    found = 0
     for path in stamped(home):
         if said := wrong(path, known) or outdated(path, known):
             say(f"{path.relative_to(home)} {said}")
             found += 1
-    say(
-        f"{len(stamped(home))} results, {known.read} files read: "
-        + (f"{found} not as they were made" if found else "all as they were made")
-    )
-    return int(found > 0)
+    said = f"{found} not as they were made" if found else "all as they were made"
+    say(f"{len(stamped(home))} results, {known.read} files read: {said}")
+    return found

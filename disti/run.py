@@ -266,7 +266,7 @@ COMMANDS = {
     "stages": ("disti.stage:stages_command", "the stages in order"),
     "check": ("disti.check:main", "look at a recipe, its data and its models before anything runs: disti check demo"),
     "pipeline": ("disti.pipeline:main", "run all stages of a recipe: disti pipeline own-data --set collection=NAME"),
-    "verify": ("disti.results:main", "read every file of a run and compare it with its manifest"),
+    "verify": ("disti.recount:main", "compare every file of a run with its manifest, and recount every number"),
     "compare": (
         "disti.decide:main",
         "judge one model against another: disti compare demo/distilled demo/untrained --gate",

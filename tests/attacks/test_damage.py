@@ -12,7 +12,7 @@ from attacks.tally import FULL
 from conftest import BIN, call
 
 from disti.manifests import content, hashes, manifest_path, stamped
-from disti.results import main as verify
+from disti.recount import main as verify
 
 
 def files_of(home: Path) -> list[Path]:

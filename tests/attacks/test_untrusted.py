@@ -186,8 +186,8 @@ def test_texts_in_pages(tally) -> None:
     "The same texts as ids, passages, names, findings and manifests, in cases.md, comparison.md and report.html."
     from html.parser import HTMLParser
 
-    from disti.cases import add_evidence, cases_md, choose_cases, paired_cases
-    from disti.compare import comparison_md, comparison_of
+    from disti.casebook import add_evidence, cases_md, choose_cases, paired_cases
+    from disti.comparison import comparison_md, comparison_of
     from disti.data import Collection
     from disti.report import report_html
 
