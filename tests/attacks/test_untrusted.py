@@ -236,7 +236,8 @@ def test_texts_in_pages(tally) -> None:
         for page in (*pages, report_html(comparison, rows, parts, texts, run=text)):
             tries += 1
             found.clear()
-            Tags().feed(page)
+            own = r"<script>document\.querySelectorAll[^<]*(?:<[^/][^<]*)*</script>\s*</body>"  # sorts tables
+            Tags().feed(re.sub(own, "</body>", page))
             if found or any(sign in page for sign in "\x1b\x07\x9b\u202e\u2066\u200b"):
                 wrong.append((text, found[:3]))
     assert not wrong, wrong
