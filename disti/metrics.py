@@ -7,6 +7,7 @@ __all__ = [
     "Ranking",
     "GAINS",
     "Measure",
+    "Formula",
     "MEASURES",
     "CUT_NEEDED",
     "DEFAULT_MEASURES",
@@ -15,9 +16,14 @@ __all__ = [
     "dcg",
     "ndcg",
     "judged_grades",
+    "first_grades",
     "by_formula",
     "through_ir",
-    "ndcg_linear",
+    "by_rank",
+    "reciprocal_rank",
+    "recall",
+    "precision",
+    "average_precision",
     "parse_measure",
     "measure",
     "mean_measures",
@@ -39,10 +45,12 @@ __all__ = [
     "pair_stats",
 ]
 
-# %% ../nbs/02_metrics.ipynb #80544111
+# %% ../nbs/02_metrics.ipynb #e68554f3
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import ir_measures
@@ -53,7 +61,7 @@ from .data import Qrels, Run, unanswerable
 from .kinds import TOP_GRADE
 from .records import Row
 
-# %% ../nbs/02_metrics.ipynb #701c3174
+# %% ../nbs/02_metrics.ipynb #5ea7afa1
 Ranking = dict[str, dict[str, float]]  # query id → doc id → −rank, best first: scores that cannot tie
 
 
@@ -63,13 +71,14 @@ def ranking(
     "Give every passage of a run one rank."
     ranked: Ranking = {}
     for query_id, hits in run.items():
-        if broken := [doc_id for doc_id, score in hits if math.isnan(score)]:
+        if broken := [doc_id for doc_id, score in hits if score != score]:
             raise ValueError(
                 f"a score must be a number to be ranked; query {query_id!r}, doc {broken[0]!r} has nan. "
                 "Did the scorer overflow?"
             )
-        order = [doc_id for doc_id, _ in sorted(hits, key=lambda hit: (-hit[1], hit[0]))]
-        ranked[query_id] = {doc_id: -float(rank) for rank, doc_id in enumerate(order, 1)}
+        by_id = sorted(hits, key=itemgetter(0))
+        order = [doc_id for doc_id, _ in sorted(by_id, key=itemgetter(1), reverse=True)]  # equal scores stay by id
+        ranked[query_id] = dict(zip(order, map(float, range(-1, -len(order) - 1, -1)), strict=True))
         if len(ranked[query_id]) < len(order):
             twice = next(doc_id for doc_id in order if order.count(doc_id) > 1)
             raise ValueError(
@@ -121,16 +130,22 @@ def judged_grades(qrels: Qrels) -> Qrels:
     return {q: {d: max(float(grade), 0.0) for d, grade in docs.items()} for q, docs in qrels.items() if q not in none}
 
 
-# %% ../nbs/02_metrics.ipynb #7e244aa9
+# %% ../nbs/02_metrics.ipynb #abc4855c
 Measure = Callable[[Qrels, Ranking, int], dict[str, float]]  # k is 0 without a cut-off; query id → value
 
 
+def first_grades(qrels: Qrels, ranked: Ranking, k: int) -> Iterator[tuple[str, list[float]]]:  # k 0: all
+    "The grades of the first `k` passages of every query."
+    for query_id, hits in ranked.items():
+        grades = qrels[query_id]
+        yield query_id, [grades.get(doc_id, 0.0) for doc_id in islice(hits, k or None)]
+
+
+# %% ../nbs/02_metrics.ipynb #23ae25c4
 def by_formula(gain: str, qrels: Qrels, ranked: Ranking, k: int) -> dict[str, float]:
     "nDCG by `ndcg`, per query."
-    found = {q: [qrels[q].get(doc_id, 0.0) for doc_id in hits] for q, hits in ranked.items()}
-    return {
-        q: ndcg(grades, list(qrels[q].values()), k or len(grades) + len(qrels[q]), gain) for q, grades in found.items()
-    }
+    found = first_grades(qrels, ranked, k)
+    return {q: ndcg(grades, list(qrels[q].values()), k or len(grades) + len(qrels[q]), gain) for q, grades in found}
 
 
 # %% ../nbs/02_metrics.ipynb #68ddff44
@@ -141,24 +156,46 @@ def through_ir(family: Any, qrels: Qrels, ranked: Ranking, k: int) -> dict[str, 
     return {metric.query_id: metric.value for metric in ir_measures.iter_calc([asked], relevant, ranked)}
 
 
-# %% ../nbs/02_metrics.ipynb #530091c7
-def ndcg_linear(qrels: Qrels, ranked: Ranking, k: int) -> dict[str, float]:
-    "nDCG with linear gain: trec_eval's where every grade is whole."
-    grades = {q: {d: int(grade) for d, grade in docs.items()} for q, docs in qrels.items()}
-    if grades != qrels:
-        return by_formula("linear", qrels, ranked, k)
-    asked = ir_measures.nDCG @ k if k else ir_measures.nDCG
-    return {metric.query_id: metric.value for metric in ir_measures.iter_calc([asked], grades, ranked)}
+# %% ../nbs/02_metrics.ipynb #97636045
+Formula = Callable[[list[float], int, int], float]  # grades of the first k passages; relevant ones in all; k → value
 
 
-# %% ../nbs/02_metrics.ipynb #19919305
+def by_rank(formula: Formula, qrels: Qrels, ranked: Ranking, k: int) -> dict[str, float]:
+    "A measure of where the relevant passages stand, per query."
+    n = {query_id: sum(grade > 0 for grade in docs.values()) for query_id, docs in qrels.items()}
+    return {query_id: formula(grades, n[query_id], k) for query_id, grades in first_grades(qrels, ranked, k)}
+
+
+# %% ../nbs/02_metrics.ipynb #e50cb770
+def reciprocal_rank(grades: list[float], n: int, k: int) -> float:
+    "1/rank of the first relevant passage, 0 without one."
+    return next((1 / rank for rank, grade in enumerate(grades, 1) if grade > 0), 0.0)
+
+
+def recall(grades: list[float], n: int, k: int) -> float:
+    "The share of the relevant passages that were found."
+    return sum(grade > 0 for grade in grades) / n
+
+
+def precision(grades: list[float], n: int, k: int) -> float:
+    "The share of k places with a relevant passage."
+    return sum(grade > 0 for grade in grades) / k
+
+
+def average_precision(grades: list[float], n: int, k: int) -> float:
+    "Precision at the rank of each relevant passage that was found, added up and divided by all relevant ones."
+    places = [rank for rank, grade in enumerate(grades, 1) if grade > 0]
+    return sum(i / rank for i, rank in enumerate(places, 1)) / n
+
+
+# %% ../nbs/02_metrics.ipynb #a4853588
 MEASURES: dict[str, Measure] = {
-    "nDCG": ndcg_linear,
+    "nDCG": partial(by_formula, "linear"),
     "nDCG-exp": partial(by_formula, "exponential"),
-    "MRR": partial(through_ir, ir_measures.RR),
-    "Recall": partial(through_ir, ir_measures.R),
-    "AP": partial(through_ir, ir_measures.AP),
-    "P": partial(through_ir, ir_measures.P),
+    "MRR": partial(by_rank, reciprocal_rank),
+    "Recall": partial(by_rank, recall),
+    "AP": partial(by_rank, average_precision),
+    "P": partial(by_rank, precision),
     "Success": partial(through_ir, ir_measures.Success),
 }
 CUT_NEEDED = ("Recall", "P", "Success")
