@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ["MISSING", "BITS", "onnx_file", "int8_file", "int4_file", "onnx_runner"]
 
-# %% ../nbs/05q_onnx.ipynb #047da83e
+# %% ../nbs/05q_onnx.ipynb #5208bd3d
 import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
