@@ -104,7 +104,7 @@ FRAME = {  # what every run has
 }
 PARTS = ("stages", "students", "scales")
 STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # of one job, or of one student's entry
-TRAINS = ("distill", "lora", "align", "forget")  # the stages that make students
+TRAINS = ("distill", "lora", "align", "absorb", "forget")  # the stages that make students
 STUDENTS = ("steps", "epochs", "batch_size", "lr", "loss", "n_negatives", "fit")  # at the top: of these stages
 THE_MODEL = ("model", "query_prompt", "passage_prompt", "max_length", "trust_remote_code")  # at the top: mine's
 
@@ -321,9 +321,9 @@ def value(recipe: Mapping[str, Any], stage: str, name: str, student: str = "") -
 
 # %% ../nbs/09b_recipe.ipynb #e6284fdf
 def made_from(recipe: Mapping[str, Any], student: str) -> str:  # "" for a student that needs no other
-    "The student that another one is made from: forget keeps a part of it, align learns its space."
+    "The student that another one is made from: forget keeps a part, align learns its space, absorb goes on."
     stage, students = recipe["students"][student]["stage"], list(recipe["students"])
-    source = {"forget": "of", "align": "embedding_teacher"}.get(stage)
+    source = {"forget": "of", "align": "embedding_teacher", "absorb": "start"}.get(stage)
     other = str(value(recipe, stage, source, student)) if source else ""
     if other in students or (stage == "forget" and not at(other).is_dir()):
         return choose(other, students[: students.index(student)], f"student before {student}, which is made from it,")
