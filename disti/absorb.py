@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["hybrid_of", "vectors_of", "worth", "absorb", "plot_weights"]
 
-# %% ../nbs/16c_absorb.ipynb #ec91241e
+# %% ../nbs/16c_absorb.ipynb #79d5e507
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -42,7 +42,7 @@ def read_runs(runs: Sequence[str], artifacts: Path, measure: str, only: Sequence
         if not folder.is_dir():
             there = sorted(path.parts[-2] for path in artifacts.glob("*/results"))
             raise FileNotFoundError(f"no results of run {run!r} in {artifacts}; runs: {', '.join(there) or 'none'}")
-        found = {path.parts[-3]: [] for path in sorted(folder.glob("*/*/measures.jsonl"))}
+        found: dict[str, list[Path]] = {path.parts[-3]: [] for path in sorted(folder.glob("*/*/measures.jsonl"))}
         for path in sorted(folder.glob("*/*/measures.jsonl")):
             found[path.parts[-3]].append(path)
         for model in in_order(list(found)):

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def scorer_of(kind: str, name: str, way: str, folder: Path, max_length: int = 0,
     size = size or weights_mb(model)
     if isinstance(model, CrossEncoder):
         return reranker_engine(model, 1_024 if model.device.type == "cpu" else 65_536, around), size  # type: ignore[arg-type]
-    return (lambda pairs: cosines(model, 32, around, pairs)), size
+    return partial(cosines, model, 32, around), size  # type: ignore[arg-type]
 
 
 # %% ../nbs/06l_quantized.ipynb #21cac140

@@ -27,6 +27,7 @@ __all__ = [
     "bound",
     "check_keyless",
     "cast",
+    "unquoted",
     "fit_fields",
     "fold_fit",
     "known_params",
@@ -278,6 +279,12 @@ def cast(
     if fault := bound(name, made):
         raise ValueError(f"parameter {name!r} of {stage} {fault}, got {str(value)[:60]!r}")
     return made
+
+
+# %% ../nbs/09a_stage.ipynb #2d337980
+def unquoted(text: str) -> str:
+    'A value without the quotation marks around it: written as YAML has it, `"query: "` means the text between them.'
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 # %% ../nbs/09a_stage.ipynb #09b7aca4
