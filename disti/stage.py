@@ -281,10 +281,11 @@ def cast(
     return made
 
 
-# %% ../nbs/09a_stage.ipynb #2d337980
+# %% ../nbs/09a_stage.ipynb #8d9e3763
 def unquoted(text: str) -> str:
     'A value without the quotation marks around it: written as YAML has it, `"query: "` means the text between them.'
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    marked = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" and text[0] not in text[1:-1]
+    return text[1:-1] if marked else text
 
 
 # %% ../nbs/09a_stage.ipynb #09b7aca4
