@@ -120,11 +120,15 @@ def keep(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=copy, symlinks=True)
 
 
+KNOWN = ROOT / ".snakemake" / "metadata"  # what Snakemake knows of each result, its inputs' contents among it
+
+
 @pytest.fixture(scope="session")
 def smoke_as_made(smoke: Path) -> Iterator[Path]:
-    "A copy of the smoke run, taken before any stage notebook is run alone."
+    "A copy of the smoke run, and of what Snakemake knows of it, taken before any stage notebook is run alone."
     copy = smoke.with_name(".smoke-as-made")
     keep(smoke, copy)
+    keep(KNOWN, copy / ".metadata")
     yield copy
     shutil.rmtree(copy)
 
@@ -134,6 +138,8 @@ def stage_files(smoke: Path, smoke_as_made: Path) -> Iterator[Path]:
     "The smoke run for one stage, whose defaults need not be the recipe's: what it writes is undone."
     yield smoke
     keep(smoke_as_made, smoke)
+    keep(smoke / ".metadata", KNOWN)
+    shutil.rmtree(smoke / ".metadata")
 
 
 @pytest.fixture(scope="session")

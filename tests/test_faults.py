@@ -73,7 +73,8 @@ def test_only_what_depends_on_a_change_runs_again(smoke: Path) -> None:
     assert plan("compare.seed=1") == ["compare"]
     after_score = plan("score.with_bm25=false")
     assert {"score", "student_distilled", "student_kl", "evaluate teacher", "gap", "compare"} <= set(after_score)
-    assert not {"mine", "teach 0", "student_lora", "student_full", "evaluate bm25"} & set(after_score)
+    assert not {"mine", "teach 0", "student_lora", "student_full"} & set(after_score)
+    assert "evaluate bm25" in after_score, "its share of the way from the untrained student to the teacher is another"
     assert {"mine", "teach 0", "teach 1", "student_lora", "compare"} <= set(plan("mine.depth=14"))
 
 
