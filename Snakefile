@@ -4,7 +4,7 @@
 # Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
-from disti.looks import model_digests
+from disti.looks import asks_written, model_digests
 from disti.recipe import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.results import results_of, written_from
 from disti.stage import resource, stage_code
@@ -82,6 +82,18 @@ rule mine:
     shell: STAGE
 
 
+if asks_written(recipe):  # queries about passages that nobody asked about
+
+    rule write:
+        input: MINED
+        output: [f"{RUN}/written/{name}.jsonl.meta.json" for name in ("queries", "ledger")]
+        params: variant="", model=DIGESTS.get("write.writer", ""), **told("write")
+        threads: recipe["threads"]
+        priority: 8
+        resources: gpu=1
+        shell: STAGE
+
+
 rule teach:  # one half of the queries each: every query is scored by the teacher that has not seen it
     input: MINED
     output: RUN + "/models/teacher-{fold}.meta.json"
@@ -111,6 +123,7 @@ for name, entry in STUDENTS.items():
             {"distill": rules.score.output, "align": DATA}.get(entry["stage"], []),
             list(map(str, general_files(recipe, name))),
             [f"{RUN}/models/{other}.meta.json" for other in [made_from(recipe, name)] if other],
+            rules.write.output if asks_written(recipe, name) else [],
         output: f"{RUN}/models/{name}.meta.json"
         params: variant=name, models=[DIGESTS[key] for key in DIGESTS if key.startswith(f"{name}.")], **told(entry["stage"], name)
         threads: recipe["threads"]

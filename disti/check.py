@@ -9,6 +9,9 @@ __all__ = [
     "THEN",
     "looked",
     "writers",
+    "unasked",
+    "bytes_of",
+    "full_disk",
     "check_recipe",
     "show_findings",
     "exit_code",
@@ -19,20 +22,23 @@ __all__ = [
 # %% ../nbs/09e_check.ipynb #6624fe4c
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from .findings import SEVERITIES, Finding, clean, plain
 from disti.looks import (
     Look,
-    full_disk,
+    asks_written,
     future_files,
     lengths,
     missing_data,
     missing_models,
     missing_sources,
     models_at_work,
+    models_of,
     objectives,
     shared_texts,
     sizes,
@@ -42,6 +48,7 @@ from .places import Placed
 from .recipe import data_files, read_recipe, resolve_recipe, value
 from .records import at
 from .stage import unquoted
+from .weights import resolve_model
 
 
 # %% ../nbs/09e_check.ipynb #259a4f2d
@@ -83,8 +90,44 @@ def writers(recipe: Placed) -> Iterator[Finding]:
     yield Finding("writers", "note", says, "read synthetic/read.md when they are there")
 
 
+# %% ../nbs/09e_check.ipynb #b6f73f3b
+def unasked(recipe: Placed) -> Iterator[Finding]:
+    "Whoever writes queries beside labelled ones: a language model that is to learn must be named."
+    if not asks_written(recipe):
+        return
+    from disti.phrases import needs_writer, writers_of
+
+    ways = writers_of(value(recipe, "write", "how"))
+    needs_writer(ways, value(recipe, "write", "writer"))
+    yield Finding(
+        "unasked", "note", f"queries that nobody asked are written by {', '.join(ways)}", "read written/read.md"
+    )
+
+
+# %% ../nbs/09e_check.ipynb #7f92305d
+def bytes_of(path: Path) -> int:
+    "The size of a folder."
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+# %% ../nbs/09e_check.ipynb #610222a4
+def full_disk(recipe: Placed) -> Iterator[Finding]:
+    "Too little space for models and checkpoints."
+    places = [Path(resolve_model(name)) for name in models_of(recipe).values()]
+    sizes = [bytes_of(place) for place in places if place.is_dir()]
+    trained = len(recipe["students"]) + (value(recipe, "teach", "n_folds") if recipe["teacher"] == "train" else 0)
+    need = max(sizes, default=0) * (trained + 6)  # each is kept; one at a time has its checkpoints
+    place = at(recipe["artifacts"])
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    said = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB needed for {trained} models and their checkpoints"
+    severity = "stop" if free < need / 2 else "warn" if free < 1.5 * need else "note"
+    yield Finding("disk", severity, said, "make room, or set artifacts to another disk", {"free": free, "need": need})
+
+
 # %% ../nbs/09e_check.ipynb #94bdfbaa
-FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models, writers)
+FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models, writers, unasked)
 TEXTS: Sequence[Look] = (shared_texts, sizes, lengths, models_at_work)  # of data that is there
 THEN: Sequence[Look] = (objectives, full_disk)
 

@@ -17,6 +17,7 @@ __all__ = [
     "provable",
     "sizes",
     "missing_sources",
+    "asks_written",
     "models_of",
     "asked_hub",
     "absent",
@@ -29,17 +30,14 @@ __all__ = [
     "spread_of",
     "models_at_work",
     "objectives",
-    "bytes_of",
-    "full_disk",
 ]
 
 # %% ../nbs/09d_looks.ipynb #8583c617
 import os
-import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,6 +211,14 @@ def missing_sources(recipe: Placed) -> Iterator[Finding]:
             yield Finding("students", "stop", says, f"put it there, or set {name}.general")
 
 
+# %% ../nbs/09d_looks.ipynb #d5e3d4bf
+def asks_written(recipe: Mapping[str, Any], student: str = "") -> bool:
+    "Is a student (any, where none is named) taught queries that 11b_write writes?"
+    names = [student] if student else list(recipe["students"])
+    absorbs = [name for name in names if recipe["students"][name]["stage"] == "absorb"]
+    return any("written" in str(value(recipe, "absorb", "asked", name)) for name in absorbs)
+
+
 # %% ../nbs/09d_looks.ipynb #b53b0cc6
 def models_of(recipe: Placed) -> dict[str, str]:  # where it is named → name
     "The models that a recipe names, apart from those it makes."
@@ -224,6 +230,8 @@ def models_of(recipe: Placed) -> dict[str, str]:  # where it is named → name
     for name, entry in recipe["students"].items():
         for key in {"model", "embedding_teacher", "of", "base"} & stage_params(entry["stage"]).keys():
             found[f"{name}.{key}"] = str(value(recipe, entry["stage"], key, name))
+    if asks_written(recipe) and "learned" in value(recipe, "write", "how"):
+        found["write.writer"] = str(value(recipe, "write", "writer"))
     first = {"", found["model"], *recipe["students"]}
     return {where: name for where, name in found.items() if where == "model" or name not in first}
 
@@ -394,25 +402,3 @@ def objectives(recipe: Placed) -> Iterator[Finding]:
             yield Finding("objective", "stop", says, remedy)
         elif "negative" in needs and not value(recipe, entry["stage"], "n_negatives", name):
             yield Finding("objective", "stop", f"student {name}: its loss needs negatives", f"{name}.n_negatives=3")
-
-
-# %% ../nbs/09d_looks.ipynb #7f92305d
-def bytes_of(path: Path) -> int:
-    "The size of a folder."
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-# %% ../nbs/09d_looks.ipynb #610222a4
-def full_disk(recipe: Placed) -> Iterator[Finding]:
-    "Too little space for models and checkpoints."
-    places = [Path(resolve_model(name)) for name in models_of(recipe).values()]
-    sizes = [bytes_of(place) for place in places if place.is_dir()]
-    trained = len(recipe["students"]) + (value(recipe, "teach", "n_folds") if recipe["teacher"] == "train" else 0)
-    need = max(sizes, default=0) * (trained + 6)  # each is kept; one at a time has its checkpoints
-    place = at(recipe["artifacts"])
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    said = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB needed for {trained} models and their checkpoints"
-    severity = "stop" if free < need / 2 else "warn" if free < 1.5 * need else "note"
-    yield Finding("disk", severity, said, "make room, or set artifacts to another disk", {"free": free, "need": need})

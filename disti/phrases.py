@@ -16,6 +16,7 @@ __all__ = [
     "Writer",
     "WAYS",
     "BY_MODEL",
+    "LEARNED",
     "units",
     "glued",
     "sentences",
@@ -30,6 +31,8 @@ __all__ = [
     "leads",
     "phrases",
     "ways_of",
+    "writers_of",
+    "needs_writer",
     "documents",
     "asked_passages",
 ]
@@ -37,7 +40,7 @@ __all__ = [
 # %% ../nbs/04j_phrases.ipynb #bb5eb7f8
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -223,6 +226,29 @@ def ways_of(how: str) -> list[str]:  # of `WAYS` and `BY_MODEL`, none twice
     if not names:
         raise ValueError(f"how= names no way to write queries; choose from {', '.join(known)}")
     return [choose(name, known, "way to write queries") for name in dict.fromkeys(names)]
+
+
+# %% ../nbs/04j_phrases.ipynb #2522ac4b
+LEARNED = "learned"  # a language model that learns from the labels
+
+
+def writers_of(how: str) -> list[str]:  # none twice
+    "Who writes, as a parameter names them."
+    names, known = how.replace(",", " ").split(), [*WAYS, LEARNED]
+    if not names:
+        raise ValueError(f"how= names nobody who writes; choose from {', '.join(known)}")
+    return [choose(name, known, "way to write queries") for name in dict.fromkeys(names)]
+
+
+# %% ../nbs/04j_phrases.ipynb #186be5cb
+def needs_writer(ways: Sequence[str], writer: str) -> bool:
+    "Is a language model to be opened? One that is wanted and not named is an error."
+    if LEARNED in ways and not writer:
+        raise ValueError(
+            "how=learned needs a causal language model: writer=FOLDER or a hub name, such as "
+            "HuggingFaceTB/SmolLM2-135M-Instruct"
+        )
+    return LEARNED in ways
 
 
 # %% ../nbs/04j_phrases.ipynb #1b1af5da

@@ -37,6 +37,7 @@ from shutil import move
 from typing import Any
 
 from .findings import Finding, say
+from .looks import asks_written
 from .manifests import Hash, content, manifest_path, read_facts, read_manifest, stamped, stream_hash, wrong
 from .places import Placed
 from .recipe import data_files, job_values, main_student, value
@@ -51,6 +52,8 @@ def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
         yield f"synthetic/{name}.jsonl", "synthesize", job_values(recipe, "synthesize")
     for name in ("groups.jsonl", "leaks.jsonl", "candidates-dev.jsonl", "candidates-test.jsonl", "model.json"):
         yield f"hard-negative/{name}", "mine", job_values(recipe, "mine")
+    for name in ("queries", "ledger") if asks_written(recipe) else ():
+        yield f"written/{name}.jsonl", "write", job_values(recipe, "write")
     trained = job_values(recipe, "teach")
     for fold in range(trained.get("n_folds", 2)) if recipe["teacher"] == "train" else ():
         yield f"models/teacher-{fold}", "teach", trained | {"fold": fold}

@@ -232,6 +232,7 @@ def page_groups() -> dict[str, list[str]]:
             "mining",
             "teachers",
             "training",
+            "when",
             "proof",
             "promises",
             "measured",

@@ -74,7 +74,7 @@ def test_only_what_depends_on_a_change_runs_again(smoke: Path) -> None:
     after_score = plan("score.with_bm25=false")
     assert {"score", "student_distilled", "student_kl", "evaluate teacher", "gap", "compare"} <= set(after_score)
     assert not {"mine", "teach 0", "student_lora", "student_full"} & set(after_score)
-    assert "evaluate bm25" in after_score, "its share of the way from the untrained student to the teacher is another"
+    assert "evaluate bm25" in after_score, "it is read beside the untrained student, and that beside the teacher"
     assert {"mine", "teach 0", "teach 1", "student_lora", "compare"} <= set(plan("mine.depth=14"))
 
 
@@ -84,7 +84,8 @@ def test_a_student_made_from_another_waits_for_it(tmp_path: Path) -> None:
     for kind in ("corpus", "queries", "relevance"):
         (folder / f"{kind}.jsonl").write_text("{}\n")
     students = ("full: {stage: lora, method: full}", "half: {stage: forget, of: full, general: elsewhere}",
-                "small: {stage: align, embedding_teacher: half}")  # fmt: skip
+                "small: {stage: align, embedding_teacher: half}",
+                "more: {stage: absorb, start: full, asked: train written}")  # fmt: skip
     recipe = tmp_path / "r.yaml"
     recipe.write_text("\n  ".join((f"data_dir: {tmp_path}\nartifacts: {tmp_path}\nstudents:", *students)))
     graph = call(BIN / "snakemake", "--rulegraph", "dot", "--configfile", recipe).stdout
@@ -92,6 +93,10 @@ def test_a_student_made_from_another_waits_for_it(tmp_path: Path) -> None:
     edges = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
     assert {("student_full", "student_half"), ("student_half", "student_small")} <= edges, graph
     assert ("student_full", "student_small") not in edges and ("mine", "student_full") in edges
+    assert {("mine", "write"), ("write", "student_more"), ("student_full", "student_more")} <= edges, graph
+    assert not {("write", "student_full"), ("write", "mine")} & edges, (
+        "queries that nobody asked are for who asks for them"
+    )
     (folder / "corpus.jsonl").unlink()
     done = call(sys.executable, "-m", "disti", "pipeline", recipe, "--dry-run", "--set", "run=new")
     assert done.returncode and "student half needs a general collection, and there is no" in done.stdout
