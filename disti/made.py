@@ -34,13 +34,13 @@ from .findings import md_text
 from .leaks import leak_files, run_leaking
 from .lengths import open_tokenizer, special_tokens, token_counts
 from .lost import lost_md, lost_rows, lost_slices, query_features
-from .manifests import need, read_manifest, reading
+from .manifests import need, reading
 from .records import Row, at, read_rows, to_line
 from .report import own_collection, read_parts, report_html, trial_of
 from .retrieve import word_tokenizer
 from .sources import source_findings, sources
 from .stats import tally
-from .weights import run_model
+from .weights import described, read_settings, run_model
 
 
 # %% ../nbs/09p_made.ipynb #a7683073
@@ -151,15 +151,17 @@ def made_cases(
 
 
 # %% ../nbs/09p_made.ipynb #c58a3e98
-def reads_less(home: Path, student: str, collection: str, texts: Sequence[str]) -> Callable[[str], bool] | None:
+def reads_less(home: Path, student: str, texts: Sequence[str]) -> Callable[[str], bool] | None:
     "Which of the texts the student does not read to the end; None where its length is not known."
-    made = read_manifest(home / "results" / student / collection / "measures.jsonl") or {}
-    length = made.get("facts", {}).get("length", 0)
-    if not length or not (home / "hard-negative" / "model.json").exists():
+    if not (home / "hard-negative" / "model.json").exists():
         return None
-    tokenizer = open_tokenizer(run_model(home))
+    folder = home / "models" / student
+    record = described(folder) if folder.is_dir() else run_model(home)
+    saved = read_settings(folder, "sentence_bert_config.json").get("max_seq_length") if folder.is_dir() else 0
+    length = int(saved or run_model(home).max_length)
+    tokenizer = open_tokenizer(record)
     counts, around = token_counts(tokenizer, texts), special_tokens(tokenizer)
-    return lambda text: counts[text] + around > length
+    return (lambda text: counts[text] + around > length) if length else None
 
 
 # %% ../nbs/09p_made.ipynb #aac90b84
@@ -211,7 +213,7 @@ def made_lost(
     "What a student lost of its nDCG, query by query and by slices."
     lost = lost_rows(rows, whole.qrels, collection=whole.name, passages=whole.corpus)
     asked = list(dict.fromkeys(row["query_id"] for row in lost))
-    cut = reads_less(home, rows[0]["model"], whole.name, list(whole.corpus.values()))
+    cut = reads_less(home, rows[0]["model"], list(whole.corpus.values()))
     return lost, lost_slices(lost, query_features(asked, whole.queries, whole.qrels, whole.corpus, tokenize, cut))
 
 
