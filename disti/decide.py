@@ -77,7 +77,10 @@ def decide(
     "Every paired statistic of two recipes, each trained once or more often."
     level = alpha / comparisons
     found = paired_tests(a.mean(0), b.mean(0), n=n, seed=seed, alpha=level, clusters=clusters)
-    return found | (seeds_test(a, b, alpha=alpha, clusters=clusters) if len(a) + len(b) > 2 else {})
+    if len(a) + len(b) <= 2:
+        return found
+    seeds = seeds_test(a, b, alpha=alpha, level=level, clusters=clusters)
+    return found | seeds | {"minimum_effect": seeds["minimum_effect_seeds"]}  # trainings are luck too
 
 
 # %% ../nbs/09k_decide.ipynb #0d18367c

@@ -37,6 +37,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from .names import name_fault
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
 from .stage import check_params, code_cells, find_stage, stage_params, unquoted
-from .terminal import Lines
+from .terminal import Lines, patiently
 
 
 # %% ../nbs/09c_run.ipynb #108cddb6
@@ -151,15 +152,9 @@ def execute(
     failure = ""
     with replacing(output) as temporary, environment(**env):
         try:
-            execute_notebook(
-                batch_notebook(path),
-                str(temporary).replace("{", "{{").replace("}", "}}"),  # papermill fills in {placeholders}
-                params,
-                stdout_file=lines,
-                stderr_file=errors,
-                cwd=project_root(),
-                **PAPERMILL,
-            )
+            place = str(temporary).replace("{", "{{").replace("}", "}}")  # papermill fills in {placeholders}
+            begun = partial(execute_notebook, batch_notebook(path), place, params, cwd=project_root(), **PAPERMILL)
+            patiently(partial(begun, stdout_file=lines, stderr_file=errors), "before replying")
         except PapermillExecutionError as error:
             failure = plain(f"{error.ename}: {error.evalue}")
         except DeadKernelError:

@@ -25,7 +25,7 @@ __all__ = [
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,15 +173,7 @@ def learn(
     if not lessons:
         raise ValueError("no labelled query to learn from; mine a collection with training pairs first")
     steps = n_steps(settings, len(lessons))
-    depends = (
-        writer.digest,
-        steps,
-        settings.batch_size,
-        settings.accumulate,
-        settings.lr,
-        settings.seed,
-        settings.precision,
-    )
+    depends = (writer.digest, steps, replace(settings, log_steps=1, checkpoint_steps=1, report_to="none"))
     folder = Path(checkpoints) / text_id(repr((depends, [*map(tuple, lessons)])))
     args = training_of(settings, steps, folder, writer.model.device.type)
     trainer = Trainer(writer.model, args, train_dataset=list(lessons), data_collator=partial(batch_of, pad=writer.pad))

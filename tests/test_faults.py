@@ -221,7 +221,7 @@ def says(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("run mine -p depth many", "parameter 'depth' of 11_mine must be int (default 10), got str 'many'"),
         ("run mine -p use_given=maybe", "parameter 'use_given' of 11_mine must be bool"),
         ("run mine -p depth", "cannot read 'depth'; write -p name value"),
-        ("params nothing", "no stage 'nothing'; choose from synthesize, mine, teach"),
+        ("params nothing", "no stage 'nothing'; choose from synthesize, mine, write, teach"),
         ("pipeline nothing.yaml", "no recipe nothing.yaml; disti comes with demo"),
         ("pipeline demo --set stepz=3", "no parameter or recipe key 'stepz'; did you mean steps"),
         ("pipeline demo --set steps=many", "parameter 'steps' of the recipe must be int"),
