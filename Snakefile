@@ -85,7 +85,7 @@ rule mine:
 if asks_written(recipe):  # queries about passages that nobody asked about
 
     rule write:
-        input: MINED
+        input: MINED, DATA
         output: [f"{RUN}/written/{name}.jsonl.meta.json" for name in ("queries", "ledger")]
         params: variant="", model=DIGESTS.get("write.writer", ""), **told("write")
         threads: recipe["threads"]

@@ -10,10 +10,13 @@ __all__ = [
     "Writer",
     "open_writer",
     "prompt_of",
+    "check_room",
     "lessons_of",
     "batch_of",
     "surprise",
     "training_of",
+    "SealOnSave",
+    "newest_sealed",
     "learn",
     "Ask",
     "wanted",
@@ -22,6 +25,7 @@ __all__ = [
 ]
 
 # %% ../nbs/08i_writer.ipynb #9b125b87
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -32,10 +36,18 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
+from .checkpoints import remove, steps_kept
 from .data import Qrels
+from .manifests import SEAL, seal, unsound
 from .models import autocast, literal_text, loading, real_precision
 from .prompts import record_id
 from .records import Row, append_rows, read_partial, text_id
@@ -54,8 +66,10 @@ class Writer:
     digest: str  # of its weights before it learnt anything
     pad: int  # token id that fills
     end: int  # token id that ends a query
+    reads: int  # tokens of prompt and query; 0: any number
 
 
+# %% ../nbs/08i_writer.ipynb #9a144e85
 def open_writer(name: str | Path, device: str | None = None) -> Writer:
     "Load a writer from a folder or the hub; the folder's own code does not run."
     with loading(name, device=device):
@@ -67,7 +81,8 @@ def open_writer(name: str | Path, device: str | None = None) -> Writer:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
     model.generation_config.max_length = None  # what we ask for counts
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Writer(model, literal_text(tokenizer), str(name), model_digest(name), int(pad), int(end))
+    reads = int(getattr(model.config, "max_position_embeddings", 0) or 0)
+    return Writer(model, literal_text(tokenizer), str(name), model_digest(name), int(pad), int(end), reads)
 
 
 # %% ../nbs/08i_writer.ipynb #73ede476
@@ -83,6 +98,17 @@ def prompt_of(writer: Writer, passage: str, tokens: int) -> list[int]:
     return before + body[:tokens] + after
 
 
+# %% ../nbs/08i_writer.ipynb #78dfd75c
+def check_room(writer: Writer, tokens: int, longest: int) -> None:
+    "Passage, frame and query must fit into what the writer reads."
+    frame = len(prompt_of(writer, "", 0))
+    if writer.reads and tokens + frame + longest > writer.reads:
+        raise ValueError(
+            f"{writer.name} reads {writer.reads} tokens; a passage of {tokens}, a query of {longest} and {frame} "
+            "around them are more. Set passage_tokens or query_tokens lower"
+        )
+
+
 # %% ../nbs/08i_writer.ipynb #faea39a2
 Lesson = tuple[list[int], list[int]]  # tokens of the prompt, of the answer
 
@@ -96,6 +122,7 @@ def lessons_of(
     longest: int = 48,  # tokens of a query; longer ones are no lesson
 ) -> list[Lesson]:
     "One lesson a labelled query: under its best passage."
+    check_room(writer, tokens, longest)
     made = []
     for query_id, text in queries.items():
         known = {doc_id: grade for doc_id, grade in qrels.get(query_id, {}).items() if doc_id in corpus and grade > 0}
@@ -123,7 +150,7 @@ def batch_of(lessons: Sequence[Lesson], pad: int) -> dict[str, torch.Tensor]:
 
 # %% ../nbs/08i_writer.ipynb #bcb9190c
 @torch.no_grad()
-def surprise(writer: Writer, lessons: Sequence[Lesson], batch_size: int = 8) -> float:  # nats a token
+def surprise(writer: Writer, lessons: Sequence[Lesson], batch_size: int = 8) -> float:  # nats a token; nan: no lessons
     "How badly the writer foretells the answers; less is better."
     writer.model.eval()
     total = n = 0.0
@@ -135,7 +162,7 @@ def surprise(writer: Writer, lessons: Sequence[Lesson], batch_size: int = 8) -> 
         counted = int((batch["labels"] != -100).sum())
         total += float(writer.model(**batch).loss) * counted
         n += counted
-    return total / max(n, 1)
+    return total / n if n else math.nan
 
 
 # %% ../nbs/08i_writer.ipynb #17f97cb6
@@ -153,13 +180,32 @@ def training_of(settings: Fit, steps: int, folder: Path, device: str) -> Trainin
         bf16=real_precision(settings.precision, device) == "bf16",
         logging_steps=settings.log_steps,
         save_steps=min(settings.checkpoint_steps, steps),
-        save_total_limit=1,
+        save_total_limit=2,
         use_cpu=device == "cpu",
         seed=settings.seed,
         report_to="none",
         remove_unused_columns=False,
         disable_tqdm=bool(os.environ.get("TQDM_DISABLE")),
     )
+
+
+# %% ../nbs/08i_writer.ipynb #939a74bb
+class SealOnSave(TrainerCallback):
+    "Seals a checkpoint when all of it is on disk."
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **more: Any) -> None:
+        "After the trainer wrote one."
+        seal(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+# %% ../nbs/08i_writer.ipynb #6170c9e0
+def newest_sealed(folder: Path) -> Path | None:  # None: the beginning
+    "The checkpoint that training goes on from; what is not whole is removed."
+    for path in steps_kept(folder).values():
+        if (path / SEAL).exists() and not unsound(path):
+            return path
+        remove(path)
+    return None
 
 
 # %% ../nbs/08i_writer.ipynb #eeefdeda
@@ -171,17 +217,22 @@ def learn(
 ) -> list[Row]:  # the history: loss and learning rate by step
     "Teach a writer how the labelled queries ask."
     if not lessons:
-        raise ValueError("no labelled query to learn from; mine a collection with training pairs first")
+        raise ValueError(
+            "no labelled query to learn from: mine a collection with training pairs, or raise query_tokens if all "
+            "are longer"
+        )
     steps = n_steps(settings, len(lessons))
     depends = (writer.digest, steps, replace(settings, log_steps=1, checkpoint_steps=1, report_to="none"))
     folder = Path(checkpoints) / text_id(repr((depends, [*map(tuple, lessons)])))
     args = training_of(settings, steps, folder, writer.model.device.type)
     trainer = Trainer(writer.model, args, train_dataset=list(lessons), data_collator=partial(batch_of, pad=writer.pad))
+    trainer.add_callback(SealOnSave())
     trainer.remove_callback(PrinterCallback)
     if settings.gradient_checkpointing:
         writer.model.gradient_checkpointing_enable()
     writer.model.train()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    from_here = newest_sealed(folder)
+    trainer.train(resume_from_checkpoint=str(from_here) if from_here else None)
     writer.model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
 
@@ -206,17 +257,13 @@ class Ask:
             raise ValueError(f"temperature is above 0 and top_p in 0 to 1, got {self.temperature} and {self.top_p}")
 
 
-def wanted(doc_ids: Sequence[str], n: int) -> list[Row]:  # records as those of `records_of`
+# %% ../nbs/08i_writer.ipynb #2fa86645
+def wanted(passages: Mapping[str, str], n: int) -> list[Row]:  # records as those of `records_of`
     "One record a query that is to be written."
+    own = {"how": "learned", "prompt": "learned", "n": 1}
     return [
-        {
-            "record_id": record_id(doc_id, f"learned:{k}"),
-            "doc_id": doc_id,
-            "how": "learned",
-            "prompt": "learned",
-            "n": 1,
-        }
-        for doc_id in doc_ids
+        {"record_id": record_id(doc_id, f"learned:{k}"), "doc_id": doc_id, "seen": text_id(text), **own}
+        for doc_id, text in passages.items()
         for k in range(n)
     ]
 
@@ -247,19 +294,25 @@ def write(
     learnt: str = "",  # what it learnt from: other lessons, other queries
 ) -> tuple[list[Row], list[Row]]:  # records, and the reply to each: what `drafts_in` reads
     "Queries for every passage."
+    check_room(writer, ask.tokens, ask.longest)
     settings = text_id(repr((writer.digest, learnt, ask)))
-    records = wanted(list(passages), ask.n)
+    records = wanted(passages, ask.n)
     prompts = {doc_id: prompt_of(writer, text, ask.tokens) for doc_id, text in passages.items()}
     order = sorted(records, key=lambda row: (len(prompts[row["doc_id"]]), row["record_id"]))
-    kept = {row["record_id"]: row for row in read_partial(path) if row.get("settings") == settings}
+    ready = [row for row in read_partial(path) if row.get("settings") == settings]
+    kept = {(row["record_id"], row.get("seen")): row for row in ready}
     found: list[Row] = []
     for start in tqdm(range(0, len(order), ask.batch_size), desc="writer", unit="batch"):
         part = order[start : start + ask.batch_size]
-        if not all(row["record_id"] in kept for row in part):
+        keys = [(row["record_id"], row["seen"]) for row in part]
+        if not all(key in kept for key in keys):
             said = write_batch(writer, [prompts[row["doc_id"]] for row in part], ask, ask.seed * 1_000_003 + start)
-            new = [{"record_id": row["record_id"], "reply": text, "model": Path(writer.name).name, "settings": settings}
-                   for row, text in zip(part, said, strict=True)]  # fmt: skip
+            about = {"model": Path(writer.name).name, "settings": settings}
+            new = [
+                {"record_id": key[0], "seen": key[1], "reply": text, **about}
+                for key, text in zip(keys, said, strict=True)
+            ]
             append_rows(path, new)
-            kept |= {row["record_id"]: row for row in new}
-        found += [kept[row["record_id"]] for row in part]
+            kept |= dict(zip(keys, new, strict=True))
+        found += [kept[key] for key in keys]
     return records, found
