@@ -32,7 +32,6 @@ from .data import Collection, load_collection, rows_run, texts
 from .distance import add_error, add_features, agreement, gap_rows, gap_summary
 from .findings import md_text
 from .leaks import leak_files, run_leaking
-from .lengths import open_tokenizer, special_tokens, token_counts
 from .lost import lost_md, lost_rows, lost_slices, query_features
 from .manifests import need, reading
 from .records import Row, at, read_rows, to_line
@@ -153,6 +152,12 @@ def made_cases(
 # %% ../nbs/09p_made.ipynb #c58a3e98
 def reads_less(home: Path, student: str, texts: Sequence[str]) -> Callable[[str], bool] | None:
     "Which of the texts the student does not read to the end; None where its length is not known."
+    from disti.lengths import (
+        open_tokenizer,
+        special_tokens,
+        token_counts,
+    )  # with torch: seconds that only the gap needs
+
     if not (home / "hard-negative" / "model.json").exists():
         return None
     folder = home / "models" / student

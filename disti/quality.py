@@ -52,6 +52,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,9 @@ from .pairs import identity, likeness, untitled
 from .phrases import WAYS, Words, count_words, tokens, units
 from .records import Row, text_id
 from .retrieve import fuse
-from .scorers import Scorer
+
+if TYPE_CHECKING:  # it brings torch, which takes seconds, and the gap report reads `script` here
+    from disti.scorers import Scorer
 
 
 # %% ../nbs/06k_quality.ipynb #bb2b0cd8
@@ -267,7 +270,7 @@ def rivals(draft: Row, trip: Trip, shelf: Shelf, doc_ids: Sequence[str]) -> list
 
 # %% ../nbs/06k_quality.ipynb #37dff3c2
 def not_first(
-    drafts: Sequence[Row], trips: Sequence[Trip], teacher: Scorer, shelf: Shelf, batch: int = 50
+    drafts: Sequence[Row], trips: Sequence[Trip], teacher: "Scorer", shelf: Shelf, batch: int = 50
 ) -> list[tuple[str, float]]:  # why not, or ""; the source's score less that of the best other
     "Whether the teacher puts each source first; a batch of queries at a time."
     said, doc_ids = [], list(shelf.corpus)
@@ -314,7 +317,7 @@ def judge_drafts(
     shelf: Shelf,
     searchers: Mapping[str, Search],
     *,
-    teacher: Scorer | None = None,
+    teacher: "Scorer | None" = None,
     depth: int = DEPTH,
 ) -> list[Row]:  # kind ledger, one a draft, in their order
     "The fate of every draft."

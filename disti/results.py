@@ -18,6 +18,8 @@ __all__ = [
     "kept_manifest",
     "take_away",
     "waiting",
+    "read_of",
+    "came_out_the_same",
     "put_back",
     "first_targets",
     "mend",
@@ -31,6 +33,7 @@ import argparse
 import json
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from shutil import move
@@ -41,7 +44,7 @@ from .looks import asks_written
 from .manifests import Hash, content, manifest_path, read_facts, read_manifest, stamped, stream_hash, wrong
 from .places import Placed
 from .recipe import data_files, job_values, main_student, value
-from .records import Known, at, project_root
+from .records import Known, Row, at, project_root
 from .stage import find_stage, stage_params
 
 
@@ -187,18 +190,37 @@ def waiting(home: Path, recipe: Placed) -> list[Path]:  # results, by the manife
     return [result for _, result in names if not manifest_path(result).exists()]
 
 
+# %% ../nbs/09f_results.ipynb #74a8138d
+def read_of(home: Path) -> dict[Path, set[str]]:  # input → its contents, as who read it wrote them down
+    "What the results of a run were made from."
+    found = defaultdict[Path, set[str]](set)
+    for each in stamped(home):
+        for name, made in read_facts(manifest_path(each)).get("inputs", {}).items():
+            found[at(name)].add(made)
+    return found
+
+
+# %% ../nbs/09f_results.ipynb #ef5873b5
+def came_out_the_same(now: Row, then: Row, read: set[str]) -> bool:
+    "By the manifests of a result, new and old; a torn one tells nothing, but what was made from the result does."
+    if "hash" in then:
+        return (now["hash"], now.get("inputs")) == (then["hash"], then.get("inputs"))
+    return read == {now["hash"]}
+
+
 # %% ../nbs/09f_results.ipynb #ca54550d
 def put_back(home: Path, recipe: Placed) -> list[Path]:  # those that came out another way
     "Give results that came out the same the dates that they had; the others matter where something was made from them."
-    used, other = {at(name) for each in stamped(home) for name in read_facts(manifest_path(each)).get("inputs", {})}, []
-    for kept in [*home.rglob(".*.meta.json.before"), *(kept_manifest(project_root() / f) for f in data_files(recipe))]:
-        result = kept.with_name(kept.name[1:].removesuffix(".meta.json.before"))
-        now, then = read_facts(manifest_path(result)), read_facts(kept)
-        if not kept.exists() or not now:
-            continue
-        if (now.get("hash"), now.get("inputs")) == (then.get("hash"), then.get("inputs")):
-            os.utime(manifest_path(result), ns=(kept.stat().st_atime_ns, kept.stat().st_mtime_ns))
-        elif result in used:
+    read, dates, other = read_of(home), defaultdict[str, list[int]](list), []
+    kept_ones = [*home.rglob(".*.meta.json.before"), *(kept_manifest(project_root() / f) for f in data_files(recipe))]
+    results = {kept.with_name(kept.name[1:].removesuffix(".meta.json.before")): kept for kept in kept_ones}
+    there = {result: kept for result, kept in results.items() if kept.exists() and read_facts(manifest_path(result))}
+    for result, kept in there.items():
+        dates[job_of(result)].append(kept.stat().st_mtime_ns)
+    for result, kept in there.items():
+        if came_out_the_same(read_facts(manifest_path(result)), read_facts(kept), read[result]):
+            os.utime(manifest_path(result), ns=(min(dates[job_of(result)]),) * 2)  # a torn one was touched later
+        elif read[result]:
             other.append(result)
         kept.unlink()
     return other
