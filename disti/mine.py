@@ -6,7 +6,6 @@
 __all__ = [
     "HARDLY",
     "ANSWERS",
-    "query_embedder",
     "candidates",
     "candidate_rows",
     "given_negatives",
@@ -16,6 +15,7 @@ __all__ = [
     "fates",
     "group_table",
     "plot_margins",
+    "mining_key",
     "Mined",
     "mine_groups",
     "asked_of",
@@ -23,9 +23,13 @@ __all__ = [
 ]
 
 # %% ../nbs/11_mine.ipynb #69e46fc4
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +38,22 @@ import pandas as pd
 from .data import Collection, Qrels, Run, parent, unanswerable
 from .fates import promoted_of, single_homes, take_stratified
 from .findings import Finding
+from .manifests import content
 from .models import encode
-from .negatives import Miner, Take, Wish, build_groups, dense_miner, filter_run, lowest_positive, mine_negatives
+from disti.negatives import (
+    Judged,
+    Miner,
+    Take,
+    Wish,
+    build_groups,
+    dense_miner,
+    filter_run,
+    lowest_positive,
+    mine_negatives,
+    remembered,
+)  # fmt: skip
 from .pairs import self_matches, without
+from .parts import Parts, mine_in_parts
 from .plots import plot_groups
 from .records import Row
 from .retrieve import fuse
@@ -46,19 +63,6 @@ from .ways import Judge, Ways
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sentence_transformers import SentenceTransformer
-
-
-# %% ../nbs/11_mine.ipynb #34e16c60
-def query_embedder(model: "SentenceTransformer", batch_size: int = 64) -> Callable[[Sequence[str]], np.ndarray]:
-    "A function from queries to embeddings that encodes each query once."
-    known: dict[str, np.ndarray] = {}
-
-    def embed(queries: Sequence[str]) -> np.ndarray:
-        new = [query for query in dict.fromkeys(queries) if query not in known]
-        known.update(zip(new, encode(model, new, kind="query", batch_size=batch_size), strict=True))
-        return np.stack([known[query] for query in queries])
-
-    return embed
 
 
 # %% ../nbs/11_mine.ipynb #1fb7d2f3
@@ -228,6 +232,14 @@ def plot_margins(ledger: Iterable[Row], miner: str = "dense") -> "Figure":
     return plot_groups(sides, title, "candidate's score − lowest positive's", line=0)
 
 
+# %% ../nbs/11_mine.ipynb #bc59202d
+def mining_key(params: Mapping[str, Any], files: Sequence[Path], *more: str) -> str:  # sha256:...
+    "What parts of a mining are kept under."
+    told = {name: value for name, value in params.items() if name != "shards"}
+    facts = [told, {path.name: content(path) for path in files}, more]
+    return f"sha256:{sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()}"
+
+
 # %% ../nbs/11_mine.ipynb #64d8d1b6
 @dataclass(frozen=True)
 class Mined:
@@ -252,20 +264,20 @@ def mine_groups(
     selection: str | Take = "top",
     judge: Judge | None = None,  # of `open_judge`
     seed: int = 0,
+    parts: Parts = Parts(),  # noqa: B008
 ) -> tuple[list[Row], list[Row]]:  # groups; the ledger
     "Groups for training, with the negatives that the miners find and those that came with the pairs."
-    picks, ledger = mine_negatives(
-        miners,
-        wishes,
-        training.queries,
-        training.train,
-        answers=training.answers,
-        itself=training.itself,
-        pool=pool,
-        selection=take_stratified if judge and selection == "stratified" else selection,
-        judge=judge,
-        seed=seed,
-    )
+    take = take_stratified if judge and selection == "stratified" else selection
+
+    def find(qrels: Qrels) -> Judged:
+        facts = dict(
+            answers=training.answers, itself=training.itself, pool=pool, selection=take, judge=judge, seed=seed
+        )
+        return mine_negatives(miners, wishes, training.queries, qrels, **facts)  # type: ignore[arg-type]
+
+    for name in wishes:
+        miners[name].ready(list(training.queries.values()))
+    picks, ledger = mine_in_parts(training.train, find, parts)
     ledger = single_homes(ledger, training.components)
     given, rows = given_negatives(training, miners["dense"], picks)
     promoted = promoted_of(ledger)
@@ -296,18 +308,20 @@ def mine(
     depth: int = 100,  # candidates to rerank, a query
     batch_size: int = 64,
     seed: int = 0,
+    parts: Parts = Parts(),  # noqa: B008  # of the training queries
 ) -> Mined:
     "Groups for training and candidates for reranking, mined with BM25 and the untrained student."
-    corpus, n, embed = training.corpus, training.n_eval, query_embedder(model, batch_size)
+    corpus, n = training.corpus, training.n_eval
+    embed = remembered(partial(encode, model, kind="query", batch_size=batch_size))
     doc_ids, doc_emb = list(corpus), ways.vectors(model, list(corpus.values()), batch_size)
     bm25, dense = ways.words(corpus), dense_miner(embed, doc_ids, doc_emb)
     miners = ways.miners(corpus, bm25, dense, seed)
-    groups, ledger = mine_groups(training, miners, wishes, pool=pool, selection=selection, judge=judge, seed=seed)
+    how = dict(pool=pool, selection=selection, judge=judge, seed=seed, parts=parts)
+    groups, ledger = mine_groups(training, miners, wishes, **how)  # type: ignore[arg-type]
     on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, training.itself)
     theirs = ways.words({doc_id: corpus[doc_id] for doc_id in doc_ids[:n]})
     asked, itself = asked_of(collection)
     on_test = candidates([theirs, dense_miner(embed, doc_ids[:n], doc_emb[:n])], asked, depth, itself)
-    counts = count(collection, training, groups, wishes, itself)
     findings = mining_findings(training, groups, ledger, wishes) + question_findings(collection, training, itself)
-    rows_dev, rows_test = candidate_rows(on_dev, training.dev), candidate_rows(on_test, collection.qrels)
-    return Mined(training, groups, ledger, rows_dev, rows_test, counts, findings)
+    lists = candidate_rows(on_dev, training.dev), candidate_rows(on_test, collection.qrels)
+    return Mined(training, groups, ledger, *lists, count(collection, training, groups, wishes, itself), findings)

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "Embed",
     "Filter",
     "FILTERS",
     "ON_A_SCALE",
@@ -13,6 +14,7 @@ __all__ = [
     "Judged",
     "Miner",
     "bm25_miner",
+    "remembered",
     "dense_miner",
     "random_miner",
     "fused_miner",
@@ -51,6 +53,7 @@ class Miner:
     search: Callable[[Mapping[str, str], int], Run]  # queries, k → run
     score: Callable[[Sequence[tuple[str, str]]], np.ndarray]  # (query, doc_id) pairs → scores
     origin: Callable[[str, str], str] = lambda query_id, doc_id: ""  # where a miner made of others has a candidate from
+    ready: Callable[[Sequence[str]], object] = len  # takes all queries, before some of them are searched for
 
 
 # %% ../nbs/04d_negatives.ipynb #72d5a0af
@@ -63,9 +66,25 @@ def bm25_miner(corpus: Mapping[str, str], tokenize: Any = None, k1: float = 0.9,
     )
 
 
+# %% ../nbs/04d_negatives.ipynb #49d6995b
+Embed = Callable[[Sequence[str]], np.ndarray]  # texts → [n, dim]
+
+
+def remembered(embed: Embed) -> Embed:
+    "The same function, which computes each text once."
+    known: dict[str, np.ndarray] = {}
+
+    def look_up(texts: Sequence[str]) -> np.ndarray:
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(new, embed(new), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return look_up
+
+
 # %% ../nbs/04d_negatives.ipynb #4f653aab
 def dense_miner(
-    embed: Callable[[Sequence[str]], np.ndarray],  # queries → [n, dim]
+    embed: Embed,  # of queries
     doc_ids: Sequence[str],
     doc_emb: np.ndarray,  # [n_docs, dim]
 ) -> Miner:
@@ -78,7 +97,10 @@ def dense_miner(
         rows, docs = (np.array(part, dtype=int) for part in zip(*((asked[q], at[d]) for q, d in pairs), strict=True))
         return exact_scores(embed(list(asked)), doc_emb, rows, docs)
 
-    return Miner(lambda queries, k: dense_run(embed(list(queries.values())), doc_emb, list(queries), doc_ids, k), score)
+    def search(queries: Mapping[str, str], k: int) -> Run:
+        return dense_run(embed(list(queries.values())), doc_emb, list(queries), doc_ids, k)
+
+    return Miner(search, score, ready=embed)
 
 
 # %% ../nbs/04d_negatives.ipynb #15692a1f
@@ -112,7 +134,11 @@ def fused_miner(
     def origin(query_id: str, doc_id: str) -> str:
         return ", ".join(f"{name} {rank}" for name, rank in seen.get((query_id, doc_id), {}).items())
 
-    return Miner(search, lambda pairs: np.full(len(pairs), np.nan), origin)
+    def ready(queries: Sequence[str]) -> None:
+        for miner in miners.values():
+            miner.ready(queries)
+
+    return Miner(search, lambda pairs: np.full(len(pairs), np.nan), origin, ready)
 
 
 # %% ../nbs/04d_negatives.ipynb #83bf331c

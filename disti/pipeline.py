@@ -53,6 +53,7 @@ from .records import Known, project_root, text_id, write_text
 from .results import damaged, kept_manifest, mend, own_data, show_damage, siblings, strayed, take_away
 from .run import keep_findings, locked
 from .stage import resource
+from .sweep import swept
 from .terminal import Terminal
 
 
@@ -304,20 +305,18 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "disti pipeline", description="Run all stages of a recipe; a second call runs only what changed."
     )
-    made.add_argument(
-        "recipe",
-        nargs="?",
-        default="demo",
-        help="a YAML file, or the name of one that comes with disti (default: demo)",
-    )
+    which = "a YAML file, or the name of one that comes with disti (default: demo)"
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    made.add_argument("recipe", nargs="?", default="demo", help=which)
     made.add_argument(
         "--set",
-        nargs="+",
-        action="extend",
-        default=[],
+        **many,
         metavar="KEY=VALUE",
         help="steps=30 for every student, teach.steps=30 or kl.steps=30 for one stage or student, scale=smoke, "
         "collection=NAME, run=NAME, students=kl,lora",
+    )
+    made.add_argument(
+        "--sweep", **many, metavar="STUDENT.PARAMETER=V,V", help="a student for each value: kl.lr=5e-5,1e-4"
     )
     made.add_argument("--data-dir", help="folder that holds eval/NAME and finetune/NAME.jsonl (default: data)")
     made.add_argument("--cores", type=int, default=0, help="cores in use at once (default: all)")
@@ -352,6 +351,7 @@ def main(words: list[str] | None = None) -> None:
         return
     sets = read_sets(asked.set) | ({"data_dir": asked.data_dir} if asked.data_dir else {})
     recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets)
+    recipe = resolve_recipe(swept(recipe, asked.sweep)) if asked.sweep else recipe
     main_student(recipe)
     home = project_root() / recipe["artifacts"] / recipe["run"]
     check_owner(home, recipe)

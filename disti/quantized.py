@@ -44,6 +44,7 @@ from .onnxbody import BITS, onnx_runner
 from .openvino import inputs_of, run_body, use_openvino
 from .records import Row, write_text
 from .scorers import Pair, cosines, keep_score_in_fp32, load_reranker, reranker_engine
+from .weights import ModelRecord
 
 # %% ../nbs/06l_quantized.ipynb #70b80024
 Model = CrossEncoder | SentenceTransformer
@@ -125,13 +126,19 @@ def check_ways(names: Sequence[str]) -> list[str]:  # fp32 first, each once
 
 
 # %% ../nbs/06l_quantized.ipynb #5dda06ee
-def scorer_of(kind: str, name: str, way: str, folder: Path, max_length: int = 0, device: str = "") -> tuple[Any, float]:
+def scorer_of(
+    kind: str,  # reranker | student
+    record: ModelRecord,  # with prompts and length
+    way: str,  # of WAYS
+    folder: Path,  # to write in
+    device: str = "",  # "": a GPU if there is one
+) -> tuple[Any, float]:
     "A callable from pairs to scores, and MB of its weights."
     if kind not in ("reranker", "student"):
         raise ValueError(f"a model is a reranker or a student, not {kind!r}")
     model: Model = (
-        load_reranker(name, max_length, device) if kind == "reranker"
-        else load_student(name, max_length=max_length or None, device=device or None)
+        load_reranker(record.name, record.max_length, device, record.trust_remote_code) if kind == "reranker"
+        else load_student(record, device=device or None)
     )  # fmt: skip
     model.eval()
     around, size = WAYS[way](model, folder)
@@ -160,9 +167,8 @@ def measure_way(task: Row) -> Row:  # a task of `tasks`, and "lists": [[query, p
     pairs: list[Pair] = [(query, passage) for query, passages in task["lists"] for passage in passages]
     before = psutil.Process().memory_info().rss / 1e6
     with tempfile.TemporaryDirectory() as folder:
-        score, size = scorer_of(
-            task["kind"], task["model"], task["way"], Path(folder), task["max_length"], task["device"]
-        )
+        record = ModelRecord(**task["record"])
+        score, size = scorer_of(task["kind"], record, task["way"], Path(folder), task["device"])
         score(pairs[:32])
         started = time.perf_counter()
         scores = np.asarray(score(pairs), np.float64)

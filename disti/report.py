@@ -7,6 +7,7 @@ __all__ = [
     "SAID",
     "TAUGHT",
     "FROM",
+    "COSTS",
     "best_of",
     "plot_history",
     "plot_agreement",
@@ -20,6 +21,7 @@ __all__ = [
     "about",
     "objective_of",
     "reading",
+    "costs",
     "told_case",
     "rival_limit",
     "reach_limit",
@@ -227,6 +229,25 @@ def reading(
     return table
 
 
+# %% ../nbs/09g_report.ipynb #c761fcc6
+COSTS = (
+    "parameters",
+    "index MB",
+    "passages encoded a second",
+    "search ms a query, alone",
+    "search ms a query, all at once",
+)
+
+
+def costs(comparison: Row, manifests: Mapping[str, Row]) -> list[Row]:  # "model" and COSTS; None: not measured
+    "Size and speed of each model, as its evaluation measured them."
+    places = {
+        row["model"]: f"results/{row['model']}/{comparison['collection']}/measures.jsonl" for row in comparison["rows"]
+    }
+    found = {model: manifests.get(place, {}).get("cost", {}) for model, place in places.items()}
+    return [{"model": model} | {key: cost.get(key) for key in COSTS} for model, cost in found.items() if cost]
+
+
 # %% ../nbs/09g_report.ipynb #9e53ed38
 def told_case(case: Row, texts: Collection) -> Row:
     "A case with the texts of its query, its relevant passages and what both models put first."
@@ -371,6 +392,7 @@ def report_html(
         plots=plots(comparison, rows, parts),
         limits=limits(comparison, queries, parts, texts),
         reading=reading(comparison, made),
+        costs=costs(comparison, made),
         about={row["model"]: about(row["model"], made, parts["teacher"], name) for row in comparison["rows"]},
         **{key: parts[key] for key in ("gap", "teacher", "findings", "student", "mined")},
         **provenance(made),

@@ -267,6 +267,8 @@ COMMANDS = {
         "judge one model against another: disti compare demo/distilled demo/untrained --gate",
     ),
     "table": ("disti.across:main", "one table over the models of several runs: disti table demo demo-seed1"),
+    "card": ("disti.card:card_command", "write what a student is, and what it is worth, for those who get it"),
+    "push": ("disti.card:push_command", "send a student with its card to the Hugging Face hub"),
     "scores": ("disti.scores:main", "list, check, export, merge, prune stored scores"),
     "watch": ("disti.watch:main", "follow a run: disti watch demo"),
     "bedrock": ("disti.batch:main", "training queries for a corpus, written in batches of Amazon Bedrock"),

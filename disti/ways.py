@@ -19,7 +19,7 @@ from .data import Run
 from .embeddings import cached_embeddings
 from .fates import other_answers, read_bars, teacher_judge
 from .models import encode, load_student
-from .negatives import Judged, Miner, bm25_miner, dense_miner, fused_miner, random_miner
+from .negatives import Judged, Miner, bm25_miner, dense_miner, fused_miner, random_miner, remembered
 from .records import Row
 from .retrieve import FUSIONS
 from .scorers import load_scorer
@@ -66,7 +66,8 @@ class Ways:
         if not callable(side):
             model = load_student(side)
             side = lambda texts, kind: encode(model, texts, kind=kind)  # noqa: E731
-        return dense_miner(lambda texts: side(texts, "query"), list(corpus), side(list(corpus.values()), "passage"))
+        embed = remembered(lambda texts: side(texts, "query"))
+        return dense_miner(embed, list(corpus), side(list(corpus.values()), "passage"))
 
     def miners(self, corpus: Mapping[str, str], bm25: Miner, dense: Miner, seed: int) -> dict[str, Miner]:
         "All that negatives are looked for with."

@@ -12,6 +12,7 @@ from test_architecture import NBS, cells
 from disti.recipe import read_recipe, resolve_recipe
 from disti.run import COMMANDS
 from disti.stage import check_params
+from disti.sweep import swept
 
 pytestmark = pytest.mark.quick
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *NBS]
@@ -42,11 +43,13 @@ def check_run(words: list[str]) -> None:
 
 
 def check_recipe(words: list[str]) -> None:
-    "`disti pipeline RECIPE --set key=value`."
+    "`disti pipeline RECIPE --set key=value --sweep student.key=value,value`."
     if OPEN.search(words[0]) or "RECIPE" in words[0]:
         return
-    pairs = [word.split("=", 1) for word in words[1:] if re.match(r"[\w.]+=", word)]
-    resolve_recipe(read_recipe(words[0]), sets={k: yaml.safe_load(v) for k, v in pairs if not OPEN.search(v)})
+    at = words.index("--sweep") if "--sweep" in words else len(words)
+    pairs = [word.split("=", 1) for word in words[1:at] if re.match(r"[\w.]+=", word)]
+    recipe = resolve_recipe(read_recipe(words[0]), sets={k: yaml.safe_load(v) for k, v in pairs if not OPEN.search(v)})
+    resolve_recipe(swept(recipe, words[at + 1 :]))
 
 
 def check_command(line: str) -> None:

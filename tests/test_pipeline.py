@@ -1,10 +1,11 @@
 "The whole demo recipe at smoke size, through Snakemake and papermill: what it must leave behind, with numbers."
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from conftest import BIN, call
+from conftest import BIN, ROOT, call
 
 MODELS = {"bm25", "untrained", "teacher", "distilled", "kl", "lora", "full"}
 
@@ -65,6 +66,48 @@ def test_every_final_file_has_its_manifest(smoke: Path) -> None:
         manifest = json.loads((smoke / f"{path}.meta.json").read_text(encoding="utf-8"))
         assert manifest["hash"].startswith("sha256:") and manifest["inputs"], f"{path}: {manifest}"
     assert not list(smoke.rglob("*.tmp*")), "a temporary file was left behind"
+
+
+def test_mining_in_parts_gives_the_same_bytes(smoke: Path) -> None:
+    home, other = smoke / "hard-negative", smoke.with_name("smoke-in-parts")
+    params = json.loads((home / "groups.jsonl.meta.json").read_text(encoding="utf-8"))["params"]
+    done = call(BIN / "disti", "run", "mine", "--json", json.dumps(params | {"run": other.name, "shards": 4}))
+    assert done.returncode == 0, done.stdout
+    for name in ("groups", "ledger", "candidates-dev", "candidates-test", "leaks"):
+        one, two = (folder / f"{name}.jsonl" for folder in (home, other / "hard-negative"))
+        assert one.read_bytes() == two.read_bytes() != b"", name
+    assert not (other / "hard-negative" / ".parts").exists()
+    shutil.rmtree(other)
+
+
+def test_a_student_has_a_card(smoke: Path) -> None:
+    done = call(BIN / "disti", "card", "smoke/distilled", "--license", "mit")
+    assert done.returncode == 0, done.stdout
+    table = json.loads((smoke / "results" / "comparison.json").read_text(encoding="utf-8"))
+    for row in table["rows"]:
+        assert f"{row['nDCG@10']:.3f}" in done.stdout, row
+    for test in table["tests"]:
+        told = f"{test['delta']:+.3f}" in done.stdout.replace("\\", "")
+        assert told or "distilled" not in (test["a"], test["b"]), test
+    assert "scale smoke" in done.stdout and "model-index" not in done.stdout and str(ROOT) not in done.stdout
+    sent = call(BIN / "disti", "push", "smoke/distilled", "me/it", "--license", "mit", "--dry-run")
+    names = {
+        path.relative_to(smoke / "models/distilled").as_posix()
+        for path in (smoke / "models/distilled").rglob("*")
+        if path.is_file()
+    }
+    assert (
+        sent.returncode == 0 and {line.split()[-1] for line in sent.stdout.splitlines() if " bytes " in line} == names
+    )
+
+
+def test_a_sweep_is_students(smoke: Path) -> None:
+    words = ("--dry-run", "--set", "scale=smoke", "--sweep", "kl.lr=5e-5,2e-4")
+    done = call(BIN / "disti", "pipeline", "demo", *words)
+    assert done.returncode == 0, done.stdout
+    planned = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("would run")]
+    trained = [words[0] for words in planned if words[0].startswith("student_")]
+    assert sorted(trained) == ["student_kl-lr-2e-4", "student_kl-lr-5e-5"], done.stdout
 
 
 def test_second_call_has_nothing_to_do(smoke: Path) -> None:
