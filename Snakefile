@@ -75,7 +75,7 @@ if WRITTEN:  # training queries, from the corpus
 rule mine:
     input: DATA, WRITTEN
     output: MINED
-    params: variant="", model=DIGESTS.get("model", ""), **told("mine")
+    params: variant="", model=" ".join(DIGESTS[key] for key in ("model", "mine.dense_model", "mine.filter_teacher") if key in DIGESTS), **told("mine")
     threads: recipe["threads"]
     priority: 9
     resources: gpu=1

@@ -25,9 +25,8 @@ from disti.batches import list_rows, sample_negatives
 from disti.data import seeded_order
 from disti.ensemble import Mixture, ensemble, mean_of
 from disti.heads import keep_layers
-from disti.mine import query_embedder
 from disti.models import encode
-from disti.negatives import Wish, bm25_miner, build_groups, dense_miner, mine_negatives
+from disti.negatives import Wish, bm25_miner, build_groups, dense_miner, mine_negatives, remembered
 from disti.records import Row, read_rows, write_rows
 from disti.scorers import bm25_scorer, cross_encoder
 from disti.selective import by_margin
@@ -123,7 +122,8 @@ def pseudo() -> Lists:
         qrels = {query: {query[3:]: 1.0} for query in queries}
         model = demo.load()
         vectors = encode(model, list(corpus.values()), precision="bf16")
-        miners = {"bm25": bm25_miner(corpus), "dense": dense_miner(query_embedder(model), list(corpus), vectors)}
+        embed = remembered(partial(encode, model, kind="query"))
+        miners = {"bm25": bm25_miner(corpus), "dense": dense_miner(embed, list(corpus), vectors)}
         picks, _ = mine_negatives(
             miners,
             {"bm25": Wish(3), "dense": Wish(3)},

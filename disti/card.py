@@ -6,9 +6,10 @@
 __all__ = [
     "NOBODY",
     "Student",
+    "unchanged",
+    "trained_on",
     "read_student",
-    "on_hub",
-    "base_name",
+    "taught_by",
     "how_made",
     "results_md",
     "usage",
@@ -25,7 +26,6 @@ __all__ = [
 
 # %% ../nbs/09u_card.ipynb #f16f9831
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING, Any
 from .comparison import models_md, sentence
 from .data import load_collection
 from .findings import md_text, say
-from .manifests import hashes, need, read_facts
-from .records import Row, at, read_rows, write_text
-from .report import about, limits, objective_of, read_parts
+from .manifests import hashes, need, read_facts, read_manifest
+from .records import Known, Row, at, read_rows, write_text
+from .report import about, limits, objective_of, on_hub, public_name, read_parts
+from .results import outdated
 from .weights import ModelRecord, model_digest, run_model
 
 if TYPE_CHECKING:
@@ -53,59 +54,95 @@ class Student:
     base: ModelRecord  # the student before training
     made: Row  # its manifest
     what: str  # in one phrase
-    teacher: Row  # teacher.json; {} where there was none
+    teacher: Row  # teacher.json; {} where it was not taught
+    teacher_model: str  # a hub name or folder; "train": trained in its run
+    queries: str  # what it was trained on, in words
     comparison: Row  # comparison.json
     limits: Sequence[str]
 
 
 # %% ../nbs/09u_card.ipynb #dbbe751b
-def read_student(home: Path, name: str, data_dir: Path) -> Student:
-    "Read a student of a finished run; every file is held against its manifest."
-    folder, results = home / "models" / name, need(home / "results", "21_compare")
-    comparison = read_facts(results / "comparison.json")
-    if name not in (told := [row["model"] for row in comparison.get("rows", [])]):
-        raise ValueError(f"{name} is not among the results of {home.name}, which are of {', '.join(told) or 'nothing'}")
-    parts, texts = read_parts(home), load_collection(data_dir / "eval" / comparison["collection"])
-    asked = sorted({r["query_id"] for r in read_rows(results / "measures.jsonl") if r["collection"] == texts.name})
-    what = about(name, parts["manifests"], parts["teacher"], texts.name)
-    made = parts["manifests"].get(f"models/{name}", {})
-    needed = need(folder, made.get("stage", "14_distill"))
-    return Student(
-        name, needed, run_model(home), made, what, parts["teacher"], comparison, limits(comparison, asked, parts, texts)
+def unchanged(path: Path) -> Path:
+    "A result that was made from what is there now."
+    if said := outdated(path, Known()):
+        raise ValueError(f"{path} {said}; disti pipeline makes it again")
+    return path
+
+
+# %% ../nbs/09u_card.ipynb #518366cb
+def trained_on(mined: Row) -> str:  # parameters of the mining; "" where there are none
+    "Which queries a student of this run was trained on."
+    if not mined:
+        return ""
+    written = mined.get("pairs_from") == "synthetic"
+    return (
+        f"queries written for the passages of {mined['collection']}"
+        if written
+        else f"the training queries of {mined.get('finetune') or mined['collection']}"
     )
 
 
-# %% ../nbs/09u_card.ipynb #213afec7
-def on_hub(name: str) -> str:  # "" when it is not a name there
-    "The name of a model on the hub."
-    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not at(name).exists() else ""
+# %% ../nbs/09u_card.ipynb #714dc919
+def read_student(home: Path, name: str, data_dir: str = "") -> Student:  # "": where its run had them
+    "Read a student of a finished run; every file is held against its manifest and against what it was made from."
+    results = need(home / "results", "21_compare")
+    comparison, made_by = read_facts(unchanged(results / "comparison.json")), read_manifest(results / "comparison.json")
+    if name not in (told := [row["model"] for row in comparison.get("rows", [])]):
+        raise ValueError(f"{name} is not among the results of {home.name}, which are of {', '.join(told) or 'nothing'}")
+    unchanged(results / name / comparison["collection"] / "measures.jsonl")
+    folder = at(data_dir or (made_by or {})["params"]["data_dir"]) / "eval" / comparison["collection"]
+    parts, texts = read_parts(home), load_collection(folder)
+    made, mined = (parts["manifests"].get(key, {}) for key in (f"models/{name}", "hard-negative/groups.jsonl"))
+    asked = sorted({r["query_id"] for r in read_rows(results / "measures.jsonl") if r["collection"] == texts.name})
+    return Student(
+        name,
+        need(home / "models" / name, made.get("stage", "14_distill")),
+        run_model(home),
+        made,
+        about(name, parts["manifests"], parts["teacher"], texts.name),
+        parts["teacher"] if made.get("stage") == "14_distill" else {},
+        parts["manifests"].get("teacher-score/train.jsonl", {}).get("params", {}).get("teacher", ""),
+        trained_on(mined.get("params", {})),
+        comparison,
+        limits(comparison, asked, parts, texts),
+    )
 
 
-# %% ../nbs/09u_card.ipynb #aabfc5a4
-def base_name(record: ModelRecord) -> str:
-    "What a base model is called on a page that others read."
-    return on_hub(record.name) or Path(record.name).name
+# %% ../nbs/09u_card.ipynb #1122a760
+def taught_by(student: Student) -> str:  # "" where it had no teacher
+    "The members of its teacher, and what the reranker among them is."
+    here = student.teacher_model == "train"
+    reranker = "a cross-encoder that was trained in its run" if here else public_name(student.teacher_model)
+    members = " + ".join(f"{m['weight']:.2f} {m['name']}" for m in student.teacher.get("members", []))
+    return f"{members or 'reranker'}; the reranker is {reranker}" if student.teacher else ""
 
 
 # %% ../nbs/09u_card.ipynb #ccf6668b
 def how_made(student: Student) -> list[str]:
     "Base, teacher, objective and reading, a line each."
     params, base, gate = student.made.get("params", {}), student.base, student.teacher.get("gate") or {}
-    taught = " + ".join(f"{m['weight']:.2f} {m['name']}" for m in student.teacher.get("members", []))
-    knobs = ", ".join(
-        f"{key} {params[key]}" for key in ("epochs", "steps", "batch_size", "lr", "r", "alpha") if params.get(key)
+    shown = [
+        "epochs" if params.get("epochs") else "steps",
+        "batch_size",
+        "lr",
+        *(["r", "alpha"] * (params.get("method") == "lora")),
+    ]
+    taught = taught_by(student)
+    won = (
+        f"{gate['delta']:+.3f} nDCG@10 ({gate['low']:+.3f} to {gate['high']:+.3f}) on {gate['n']}"
+        if gate.get("n")
+        else ""
     )
     lines = {
-        "base": base_name(base),
+        "base": public_name(base.name),
         "how": student.what,
         "objective": objective_of(student.made),
-        "settings": knobs,
-        "teacher": taught or student.teacher.get("name", ""),
-        "teacher against the base": f"{gate['delta']:+.3f} nDCG@10 ({gate['low']:+.3f} to {gate['high']:+.3f}) on "
-        f"{gate['n']} training queries, out of fold" if gate.get("n") else "",
-        "trained on": f"training queries of {student.comparison['collection']}",
+        "settings": ", ".join(f"{key} {params[key]}" for key in shown if params.get(key)),
+        "teacher": taught,
+        "teacher against the base": f"{won} training queries, out of fold" if won else "",
+        "trained on": student.queries,
         "reads": f"{base.max_length} tokens of a text" if base.max_length else "",
-    }  # fmt: skip
+    }
     return [f"- {key}: {md_text(text)}" for key, text in lines.items() if text]
 
 
@@ -143,7 +180,7 @@ def provenance_md(student: Student) -> list[str]:
     made = student.made
     lines = {
         "weights": model_digest(student.folder)[:23],
-        "base": f"{base_name(student.base)} ({student.base.digest[:23]})",
+        "base": f"{public_name(student.base.name)} ({student.base.digest[:23]})",
         "read": ", ".join(f"{Path(name).name} ({told[:23]})" for name, told in made.get("inputs", {}).items()),
         "seed": str(made.get("seed", "")),
         "code": f"disti at {made.get('git') or 'an unknown commit'}",
@@ -183,12 +220,14 @@ NOBODY = "not stated. Ask whoever made it before you use it."
 def card_md(student: Student, repo: str = "", license: str = "", data_license: str = "", language: str = "") -> str:
     "The whole card."
     title = repo.rpartition("/")[2] or student.name
-    base, name = md_text(base_name(student.base)), md_text(student.comparison["collection"])
+    base, name = md_text(public_name(student.base.name)), md_text(student.comparison["collection"])
     rights = [
         f"- of the model: {md_text(license or NOBODY)}",
         f"- of its training data: {md_text(data_license or NOBODY)}",
     ]
     rights += [f"- of {base}, which it was made from: see there"]
+    if student.teacher and student.teacher_model != "train":
+        rights += [f"- of {md_text(public_name(student.teacher_model))}, which taught it: see there"]
     parts = {
         "": f"# {md_text(title)}\n\nAn embedding model for search, made from {base}, for {name}.",
         "Use": usage(student, repo),
@@ -210,13 +249,19 @@ def to_send(student: Student, card: str) -> dict[str, Path | bytes]:  # name in 
 
 # %% ../nbs/09u_card.ipynb #4882e667
 def push(student: Student, repo: str, card: str, api: "HfApi", private: bool = False) -> str:  # where it is now
-    "Make the repository where there is none, and send everything in one commit."
-    from huggingface_hub import CommitOperationAdd
+    "Make the repository where there is none, and make it hold this student, in one commit."
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    sent = [CommitOperationAdd(name, file) for name, file in to_send(student, card).items()]
+    sent = to_send(student, card)
     api.create_repo(repo, private=private, exist_ok=True)
-    done = api.create_commit(repo, sent, commit_message=f"{student.name}, by disti")
-    return str(done.commit_url)
+    if private and not api.repo_info(repo).private:
+        raise ValueError(
+            f"{repo} is there already and everybody sees it; make it private on the hub, or give another name"
+        )
+    old = {*api.list_repo_files(repo)} - {*sent, ".gitattributes"}
+    what: list[Any] = [CommitOperationAdd(name, file) for name, file in sent.items()]
+    what += [CommitOperationDelete(name) for name in sorted(old)]
+    return str(api.create_commit(repo, what, commit_message=f"{student.name}, by disti").commit_url)
 
 
 # %% ../nbs/09u_card.ipynb #a1736929
@@ -232,7 +277,7 @@ def parser_of(command: str, says: str) -> argparse.ArgumentParser:
     parser.add_argument("--data-license", default="", help="of the texts it was trained on, in words")
     parser.add_argument("--language", default="", help="of the texts: en, de, multilingual ...")
     parser.add_argument("--artifacts", default="artifacts", help="folder of all runs (default: artifacts)")
-    parser.add_argument("--data-dir", default="data", help="folder of the collections (default: data)")
+    parser.add_argument("--data-dir", default="", help="folder of the collections (default: where its run had them)")
     return parser
 
 
@@ -242,7 +287,7 @@ def asked_student(asked: argparse.Namespace) -> Student:
     run, _, name = asked.model.rpartition("/")
     if not run:
         raise ValueError(f"write RUN/MODEL, for example demo/{asked.model}")
-    return read_student(at(asked.artifacts) / run, name, at(asked.data_dir))
+    return read_student(at(asked.artifacts) / run, name, asked.data_dir)
 
 
 # %% ../nbs/09u_card.ipynb #01db650e

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = [
-    "RESERVED",
     "rerank",
     "teacher_search",
     "teacher_files",
     "check_student",
-    "model_of",
     "cut_facts",
     "count",
     "question_findings",
@@ -56,7 +54,7 @@ from .refusal import tell_refusal
 from .retention import tell_retention
 from .retrieve import max_passage
 from .searches import Search, searched, timed
-from .weights import ModelRecord, model_record, run_model
+from .weights import ModelRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,34 +125,6 @@ def check_student(folder: Path) -> list[Finding]:
     if said := wrong(folder):
         raise ValueError(f"{folder} {said}. Train it again: disti run {manifest['stage']} -p name {folder.name}")
     return []
-
-
-# %% ../nbs/17_evaluate.ipynb #0bda74d4
-RESERVED = ("bm25", "untrained", "teacher")
-
-
-def model_of(
-    name: str,  # "untrained", the name of a trained student, or the name that a foreign model shall have
-    home: Path,  # artifacts/RUN
-    model: str = "",  # a foreign model: folder, hub name or packaged model
-) -> ModelRecord:
-    "The record of the model that a name stands for."
-    folder = home / "models" / name
-    if model and (name in RESERVED or folder.is_dir()):
-        raise ValueError(
-            f"{name!r} already means a model of this run; give {model} a name of its own: -p model_name NAME"
-        )
-    if model:
-        return model_record(model)
-    if name in RESERVED:
-        return run_model(home)
-    if folder.is_dir():
-        return model_record(folder)
-    there = sorted(path.parent.name for path in (home / "models").glob("[!.]*/modules.json"))
-    raise FileNotFoundError(
-        f"no model {name!r} in {home / 'models'}; choose from {', '.join([*RESERVED, *there])}, or train it first "
-        "(disti stages lists the stages), or name one from elsewhere (-p model)"
-    )
 
 
 # %% ../nbs/17_evaluate.ipynb #bd6411ad

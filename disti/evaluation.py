@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = [
+    "RESERVED",
     "Embed",
+    "model_of",
     "finished",
     "results_beside",
     "own_dev",
@@ -43,6 +45,34 @@ from .retention import retention
 from .searches import whole_passages
 from .sources import clusters_of, sources
 from .stats import paired_tests, paired_values
+from .weights import ModelRecord, model_record, run_model
+
+# %% ../nbs/09t_evaluation.ipynb #0bda74d4
+RESERVED = ("bm25", "untrained", "teacher")
+
+
+def model_of(
+    name: str,  # "untrained", the name of a trained student, or the name that a foreign model shall have
+    home: Path,  # artifacts/RUN
+    model: str = "",  # a foreign model: folder, hub name or packaged model
+) -> ModelRecord:
+    "The record of the model that a name stands for."
+    folder = home / "models" / name
+    if model and (name in RESERVED or folder.is_dir()):
+        raise ValueError(
+            f"{name!r} already means a model of this run; give {model} a name of its own: -p model_name NAME"
+        )
+    if model:
+        return model_record(model)
+    if name in RESERVED:
+        return run_model(home)
+    if folder.is_dir():
+        return model_record(folder)
+    there = sorted(path.parent.name for path in (home / "models").glob("[!.]*/modules.json"))
+    raise FileNotFoundError(
+        f"no model {name!r} in {home / 'models'}; choose from {', '.join([*RESERVED, *there])}, or train it first "
+        "(disti stages lists the stages), or name one from elsewhere (-p model)"
+    )
 
 
 # %% ../nbs/09t_evaluation.ipynb #76e6dec4

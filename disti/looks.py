@@ -223,6 +223,7 @@ def asks_written(recipe: Mapping[str, Any], student: str = "") -> bool:
 def models_of(recipe: Placed) -> dict[str, str]:  # where it is named → name
     "The models that a recipe names, apart from those it makes."
     found = {"model": str(value(recipe, "mine", "model"))}
+    found |= {f"mine.{key}": str(value(recipe, "mine", key)) for key in ("dense_model", "filter_teacher")}
     if recipe["teacher"] != "train" and value(recipe, "score", "scorer_kind") != "http_reranker":
         found["teacher"] = recipe["teacher"]
     if recipe["teacher"] == "train":

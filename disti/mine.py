@@ -38,7 +38,7 @@ import pandas as pd
 from .data import Collection, Qrels, Run, parent, unanswerable
 from .fates import promoted_of, single_homes, take_stratified
 from .findings import Finding
-from .manifests import content
+from .manifests import content, versions
 from .models import encode
 from disti.negatives import (
     Judged,
@@ -236,7 +236,7 @@ def plot_margins(ledger: Iterable[Row], miner: str = "dense") -> "Figure":
 def mining_key(params: Mapping[str, Any], files: Sequence[Path], *more: str) -> str:  # sha256:...
     "What parts of a mining are kept under."
     told = {name: value for name, value in params.items() if name != "shards"}
-    facts = [told, {path.name: content(path) for path in files}, more]
+    facts = [told, [content(path) for path in files], more, versions()]
     return f"sha256:{sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()}"
 
 
@@ -275,8 +275,9 @@ def mine_groups(
         )
         return mine_negatives(miners, wishes, training.queries, qrels, **facts)  # type: ignore[arg-type]
 
-    for name in wishes:
-        miners[name].ready(list(training.queries.values()))
+    for name, wish in wishes.items():
+        if wish.n:
+            miners[name].ready(list(training.queries.values()))
     picks, ledger = mine_in_parts(training.train, find, parts)
     ledger = single_homes(ledger, training.components)
     given, rows = given_negatives(training, miners["dense"], picks)

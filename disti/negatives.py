@@ -77,7 +77,7 @@ def remembered(embed: Embed) -> Embed:
     def look_up(texts: Sequence[str]) -> np.ndarray:
         if new := [text for text in dict.fromkeys(texts) if text not in known]:
             known.update(zip(new, embed(new), strict=True))
-        return np.stack([known[text] for text in texts])
+        return np.stack([known[text] for text in texts]) if len(texts) else embed([])
 
     return look_up
 

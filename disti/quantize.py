@@ -30,6 +30,8 @@ from .findings import Finding
 from .metrics import measure
 from .plots import INK, MAIN, SOFT, drawing
 from .records import Row
+from .retrieve import max_passage
+from .sources import clusters_of
 from .stats import paired_tests
 from .weights import ModelRecord, model_folder
 
@@ -54,16 +56,18 @@ def kind_of(record: ModelRecord, kind: str = "") -> str:  # what the caller says
 def lists_of(
     scored: Sequence[Row],  # the teacher's lists
     queries: Mapping[str, str],
-    corpus: Mapping[str, str],  # passages or chunks
+    corpus: Mapping[str, str],  # passages or chunks, as they were mined
     most: int = 0,  # lists; 0: all
-) -> tuple[list[Row], list[tuple[str, list[str]]]]:  # the lists that have all texts; query and passages of each
+) -> tuple[list[Row], list[tuple[str, list[str]]]]:  # the lists; query and passages of each
     "Join lists with their texts."
-    whole = [row for row in scored if row["query_id"] in queries and all(d in corpus for d in row["doc_ids"])]
-    if not whole:
+    there = lambda row: row["query_id"] in queries and all(doc in corpus for doc in row["doc_ids"])  # noqa: E731
+    lost = [row["query_id"] for row in scored if not there(row)]
+    if lost:
         raise ValueError(
-            f"none of {len(scored)} scored lists has its texts in this collection; give the one they are of"
+            f"{len(lost)} of {len(scored)} scored lists miss a text, first that of {lost[0]!r}; they are of another "
+            "collection or another mining: give the one they are of, or score again"
         )
-    kept = whole[: most or None]
+    kept = list(scored[: most or None])
     return kept, [(queries[row["query_id"]], [corpus[d] for d in row["doc_ids"]]) for row in kept]
 
 
@@ -99,9 +103,9 @@ def moved(scores: np.ndarray, plain: np.ndarray) -> Row:  # of a way and of fp32
 
 # %% ../nbs/20_quantize.ipynb #142c9aa2
 def ranked(lists: Sequence[Row], scores: Sequence[Sequence[float]]) -> Run:
-    "Lists with the scores of their passages, as rankings."
+    "Lists with the scores of their passages, as rankings; a passage has the score of its best chunk."
     pairs = zip(lists, scores, strict=True)
-    return {row["query_id"]: list(zip(row["doc_ids"], part, strict=True)) for row, part in pairs}
+    return max_passage({row["query_id"]: list(zip(row["doc_ids"], part, strict=True)) for row, part in pairs})
 
 
 # %% ../nbs/20_quantize.ipynb #c13dc8ae
@@ -111,6 +115,7 @@ def compared(
     lists: Sequence[Row],
     qrels: Qrels,
     *,
+    shared: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
     allowed: float = 0.01,
     name: str = "nDCG@10",
     seed: int = 0,
@@ -126,10 +131,12 @@ def compared(
     asked = {q: qrels[q] for q in runs[0] if q in qrels}
     if not asked:
         raise ValueError(f"none of {len(lists)} scored lists is of a judged query")
-    values = [[line["value"] for line in measure(asked, run, [name])] for run in runs]
-    tests = paired_tests(*values, seed=seed)
-    row |= {"times": round(found["pairs_a_second"] / base["pairs_a_second"], 2)} | moved(flat, plain)
-    row |= {name: round(tests["mean_a"], 6), "n_queries": len(values[0])}
+    lines = [measure(asked, run, [name]) for run in runs]
+    clusters, _ = clusters_of([line["query_id"] for line in lines[0]], shared)
+    tests = paired_tests(*([line["value"] for line in some] for some in lines), seed=seed, clusters=clusters)
+    fair = found.get("device") == base.get("device")  # else the speeds are of two machines
+    row |= {"times": round(found["pairs_a_second"] / base["pairs_a_second"], 2) if fair else None} | moved(flat, plain)
+    row |= {name: round(tests["mean_a"], 6), "n_queries": len(lines[0])}
     row |= {key: round(tests[key], 6) for key in ("delta", "ci_low", "ci_high")}
     return row | {"loss": judged(row["delta"], row["ci_low"], row["ci_high"], allowed)}
 
@@ -156,14 +163,9 @@ def form_findings(rows: Sequence[Row], model: str, allowed: float) -> list[Findi
     said = []
     for row in rows:
         if "failed" in row:
-            said.append(
-                Finding(
-                    "quantize",
-                    "warn",
-                    f"{model} as {row['way']}: {row['failed']}",
-                    "install what it needs (disti[quantize,openvino]), or leave the way out",
-                )
-            )
+            install = "ImportError" in row["failed"] or "ModuleNotFoundError" in row["failed"]
+            remedy = "pip install 'disti[quantize,openvino]'" if install else "leave this way out"
+            said.append(Finding("quantize", "warn", f"{model} as {row['way']}: {row['failed']}", remedy))
         elif row["loss"] == "too much":
             lost = f"{row['delta']:+.4f} nDCG@10 [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}]"
             said.append(
@@ -180,7 +182,7 @@ def form_findings(rows: Sequence[Row], model: str, allowed: float) -> list[Findi
 # %% ../nbs/20_quantize.ipynb #88a27204
 def plot_forms(rows: Sequence[Row], allowed: float, model: str) -> "Figure":
     "Speed of each form against what its ranking lost."
-    good = [row for row in rows if "failed" not in row]
+    good = [row for row in rows if row.get("times") is not None]
     with drawing(f"{model}: {len(good)} forms", "times the speed of float32", "nDCG@10 − float32", (6, 3)) as (
         figure,
         axes,

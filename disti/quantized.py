@@ -7,6 +7,7 @@ __all__ = [
     "Model",
     "Way",
     "WAYS",
+    "ON_CPU",
     "weights_mb",
     "as_is",
     "in_bf16",
@@ -116,6 +117,7 @@ WAYS: dict[str, Way] = {
     "openvino": by_openvino("fp32"),
     "openvino-bf16": by_openvino("bf16"),
 }
+ON_CPU = (*BITS, "openvino", "openvino-bf16")  # ways that have no other device
 
 
 def check_ways(names: Sequence[str]) -> list[str]:  # fp32 first, each once
@@ -164,16 +166,16 @@ def peak_mb(device: str) -> float:
 def measure_way(task: Row) -> Row:  # a task of `tasks`, and "lists": [[query, passages], ...]
     "Score all lists in one way, in this process."
     torch.set_num_threads(task["threads"])
+    device = "cpu" if task["way"] in ON_CPU else task["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     pairs: list[Pair] = [(query, passage) for query, passages in task["lists"] for passage in passages]
     before = psutil.Process().memory_info().rss / 1e6
     with tempfile.TemporaryDirectory() as folder:
         record = ModelRecord(**task["record"])
-        score, size = scorer_of(task["kind"], record, task["way"], Path(folder), task["device"])
+        score, size = scorer_of(task["kind"], record, task["way"], Path(folder), device)
         score(pairs[:32])
         started = time.perf_counter()
         scores = np.asarray(score(pairs), np.float64)
         seconds = time.perf_counter() - started
-    device = task["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     peak = peak_mb(device) - (before if device == "cpu" else 0.0)
     facts = {
         "way": task["way"],

@@ -343,7 +343,7 @@ def run_recipe(home: Path) -> Placed | None:  # home: artifacts/RUN
 # %% ../nbs/09b_recipe.ipynb #890b039b
 def variant_of(stage: str, values: Mapping[str, Any]) -> str:
     "What tells the executed notebooks of one stage apart, as the Snakefile names them."
-    key = {"teach": "fold", "score": "scorer", "evaluate": "model_name"}.get(short(stage))
+    key = {"teach": "fold", "score": "scorer", "evaluate": "model_name", "quantize": "model_name"}.get(short(stage))
     key = "name" if short(stage) in TRAINS else key
     return str(values.get(key, stage_params(stage)[key].default)) if key else ""
 

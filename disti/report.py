@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "BESIDE",
     "SAID",
     "TAUGHT",
     "FROM",
@@ -18,6 +19,8 @@ __all__ = [
     "noticed",
     "read_parts",
     "stage_lines",
+    "on_hub",
+    "public_name",
     "about",
     "objective_of",
     "reading",
@@ -35,6 +38,7 @@ __all__ = [
 
 # %% ../nbs/09g_report.ipynb #a504eb7e
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -47,7 +51,7 @@ from jinja2 import Environment, StrictUndefined
 from .data import Collection
 from .findings import html_text, read_findings
 from .plots import MAIN, OTHER, SOFT, drawing, figure_html, p_text, plot_deltas, plot_scores, signed
-from .records import Row, RowError, read_rows
+from .records import Row, RowError, at, read_rows
 from .stats import paired_values
 
 if TYPE_CHECKING:
@@ -96,11 +100,14 @@ def read_facts(path: Path) -> Row:  # {} where there is no file
 
 
 # %% ../nbs/09g_report.ipynb #1892c179
+BESIDE = ("20_quantize", "21_compare")  # stages that the page does not tell of: it stays the same when they run again
+
+
 def read_manifests(home: Path) -> dict[str, Row]:  # "models/kl" → its manifest
-    "The manifests of a run; not those of checkpoints, and not the report's own."
+    "The manifests of a run; not those of checkpoints, and not of what is not on the page."
     paths = {path.relative_to(home).as_posix().removesuffix(".meta.json"): path for path in home.rglob("*.meta.json")}
     made = {name: read_facts(paths[name]) for name in sorted(paths) if not name.startswith("checkpoints/")}
-    return {name: facts for name, facts in made.items() if facts.get("stage") != "21_compare"}
+    return {name: facts for name, facts in made.items() if facts.get("stage") not in BESIDE}
 
 
 # %% ../nbs/09g_report.ipynb #a60963c2
@@ -129,9 +136,7 @@ def noticed(home: Path) -> list[Row]:  # {"severity", "check", "says", "remedy",
     "The findings of a run, each once, with the stages that saw it."
     found: dict[tuple[str, ...], Row] = {}
     for row in read_findings(home / "findings.jsonl"):
-        if (
-            row.get("stage") == "21_compare"
-        ):  # it tells the page what it finds; a page that is made again stays the same
+        if str(row.get("stage")).startswith(BESIDE):
             continue
         key = tuple(str(row[name]) for name in ("severity", "check", "says", "remedy"))
         entry = found.setdefault(key, dict(zip(("severity", "check", "says", "remedy"), key, strict=True), stages=[]))
@@ -176,6 +181,18 @@ def stage_lines(manifests: Mapping[str, Row]) -> list[Row]:  # {"stage", "files"
     return sorted(jobs.values(), key=lambda job: (job["stage"], job["files"]))
 
 
+# %% ../nbs/09g_report.ipynb #a6ac5d19
+def on_hub(name: str) -> str:  # "" when it is not a name there
+    "The name of a model on the hub."
+    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not at(name).exists() else ""
+
+
+# %% ../nbs/09g_report.ipynb #e91f3d72
+def public_name(name: str) -> str:
+    "What a model is called on a page that others read."
+    return on_hub(name) or Path(name).name
+
+
 # %% ../nbs/09g_report.ipynb #76806adf
 SAID = {
     "bm25": "word matching, no training",
@@ -199,11 +216,13 @@ def about(
         return SAID[model] + (f": {members}" if model == "teacher" and members else "")
     made = manifests.get(f"models/{model}", {"stage": "", "params": {}})
     params = made["params"]
-    taught = " ".join([TAUGHT.get(made["stage"], ""), *(str(params[key]) for key in FROM if params.get(key))])
+    taught = " ".join(
+        [TAUGHT.get(made["stage"], ""), *(public_name(str(params[key])) for key in FROM if params.get(key))]
+    )
     budget = [f"{params[key]:g} {key}" for key in ("epochs", "steps") if params.get(key)]
     parts = [taught, params.get("method", ""), objective_of(made), *budget[:1]]
     foreign = manifests.get(f"results/{model}/{collection}/measures.jsonl", {}).get("params", {}).get("model", "")
-    return ", ".join(part for part in parts if part) or (f"from elsewhere: {foreign}" if foreign else "")
+    return ", ".join(part for part in parts if part) or (f"from elsewhere: {public_name(foreign)}" if foreign else "")
 
 
 # %% ../nbs/09g_report.ipynb #92f11c40
