@@ -13,9 +13,7 @@ __all__ = [
     "write_train",
     "write_qrels",
     "beir_out",
-    "write_run",
     "trec_out",
-    "trec_sources",
     "Wanted",
     "list_sources",
     "rows_of",
@@ -45,6 +43,7 @@ from .pairs import identity, spellings
 from .records import Row, RowError, at, choose, replacing, text_id, to_line, write_text
 from .shapes import SHAPES, evaluation_lists, even, finetune_lists, most_alike, scored_lists, shaped, write_shape
 from .streams import Index, Texts, gathered, progress, sized_rows, stream_rows
+from .trec import trec_sources, write_runs
 
 
 # %% ../nbs/04m_export.ipynb #a49b2250
@@ -188,36 +187,13 @@ def beir_out(data: Path, name: str, out: Path, notes: Notes, add: bool = False) 
 
 
 # %% ../nbs/04m_export.ipynb #895343e7
-def write_run(source: Path, path: Path, tag: str, seen: Notes) -> None:
-    "A run as TREC's six columns."
-    with open(path, "w", encoding="utf-8") as file:
-        for line, row in stream_rows(source, "run", seen.seen):
-            ids = (row["query_id"], row["doc_id"])
-            if odd := [name for name in ids if len(name.split()) != 1]:
-                raise RowError(
-                    f"{source}, line {line}: the id {odd[0]!r} holds a blank, which separates TREC's columns"
-                )
-            file.write(f"{ids[0]} Q0 {ids[1]} {row['rank']} {row['score']!r} {tag}\n")
-
-
-def trec_out(sources: dict[str, Path], out: Path, notes: Notes) -> None:  # qrels, qrels.dev, or a run's tag → its file
+def trec_out(sources: dict[str, Path], out: Path, notes: Notes) -> None:  # of `trec_sources`
     "Judgements and runs as TREC's files."
     out.mkdir(parents=True)
-    for name, path in sources.items():
-        if name in ("qrels", "qrels.dev"):
-            write_qrels(path, out / f"{name}.txt", " ")
-        else:
-            write_run(path, out / f"{name}.txt", name, notes)
-
-
-def trec_sources(data: Path, name: str, run: Path | None) -> dict[str, Path]:  # run: artifacts/RUN
-    "What of a collection, or of a run, can be said in TREC's files."
-    if run is not None:
-        return {".".join(path.parts[-3:-1]): path for path in sorted(run.glob("results/*/*/run.jsonl"))}
-    own = data / "eval" / name
-    found = {"qrels": own / "relevance.jsonl", "qrels.dev": own / "relevance-dev.jsonl"}
-    found |= {path.stem: path for path in sorted((own / "runs").glob("*.jsonl"))}
-    return {tag: path for tag, path in found.items() if path.exists()}
+    judged = {name: path for name, path in sources.items() if name in ("qrels", "qrels.dev")}
+    for name, path in judged.items():
+        write_qrels(path, out / f"{name}.txt", " ")
+    write_runs({name: path for name, path in sources.items() if name not in judged}, out, notes)
 
 
 # %% ../nbs/04m_export.ipynb #7eec3abd

@@ -288,7 +288,7 @@ def trec(path: Path, notes: Notes, known: Known | None = None) -> Iterator[Out]:
         if path.is_dir() and (path / f"{name}.jsonl").is_file():
             own = own_rows(path / f"{name}.jsonl", name, known, notes)
             yield from ((name, row, f"{name}.jsonl, line {line}") for line, row in own)
-    kinds = {each: columns_of(each) for each in files if each.suffix not in (".jsonl", ".json", ".md")}
+    kinds = {each: columns_of(each) for each in files if each.suffix not in (".jsonl", ".json", ".md", ".yml")}
     if odd := [each for each, n in kinds.items() if n not in (4, 6)]:
         raise RowError(f"{odd[0]}: the first line has {kinds[odd[0]]} columns; judgements have 4, runs 6")
     if known.corpus is None:
