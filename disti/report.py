@@ -100,7 +100,11 @@ def read_facts(path: Path) -> Row:  # {} where there is no file
 
 
 # %% ../nbs/09g_report.ipynb #1892c179
-BESIDE = ("20_quantize", "21_compare")  # stages that the page does not tell of: it stays the same when they run again
+BESIDE = (
+    "20_quantize",
+    "21_compare",
+    "verify",
+)  # the page does not tell of them: it stays the same when they come after it
 
 
 def read_manifests(home: Path) -> dict[str, Row]:  # "models/kl" → its manifest
@@ -136,7 +140,7 @@ def noticed(home: Path) -> list[Row]:  # {"severity", "check", "says", "remedy",
     "The findings of a run, each once, with the stages that saw it."
     found: dict[tuple[str, ...], Row] = {}
     for row in read_findings(home / "findings.jsonl"):
-        if str(row.get("stage")).startswith(BESIDE):
+        if str(row.get("stage")).startswith(BESIDE) or (row["check"], row["severity"]) == ("disk", "note"):
             continue
         key = tuple(str(row[name]) for name in ("severity", "check", "says", "remedy"))
         entry = found.setdefault(key, dict(zip(("severity", "check", "says", "remedy"), key, strict=True), stages=[]))
