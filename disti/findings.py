@@ -139,13 +139,10 @@ def stop_on(findings: Iterable[Finding]) -> None:
 # %% ../nbs/00b_findings.ipynb #e65feceb
 def read_findings(
     path: str | Path,  # artifacts/RUN/findings.jsonl
-) -> list[Row]:  # kind finding, stops first, then by stage; [] where there is no file
-    "The findings of a run, in one order whichever stage ran last."
+) -> list[Row]:  # kind finding, stops first; [] where there is no file
+    "The findings of a run."
     rows = read_rows(path) if Path(path).exists() else []
-    words = ("stage", "check", "says", "remedy")
-    return sorted(
-        rows, key=lambda row: (SEVERITIES.index(row["severity"]), *(str(row.get(name, "")) for name in words))
-    )
+    return sorted(rows, key=lambda row: SEVERITIES.index(row["severity"]))
 
 
 # %% ../nbs/00b_findings.ipynb #166a2c0c

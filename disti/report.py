@@ -49,7 +49,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from .data import Collection
-from .findings import html_text, read_findings
+from .findings import SEVERITIES, html_text, read_findings
 from .plots import MAIN, OTHER, SOFT, drawing, figure_html, p_text, plot_deltas, plot_scores, signed
 from .records import Row, RowError, at, read_rows
 from .stats import paired_values
@@ -137,9 +137,10 @@ def own_collection(home: Path, otherwise: str = "") -> str:
 
 # %% ../nbs/09g_report.ipynb #b82d408f
 def noticed(home: Path) -> list[Row]:  # {"severity", "check", "says", "remedy", "stages"}, the worst first
-    "The findings of a run, each once, with the stages that saw it."
+    "The findings of a run, each once, with the stages that saw it, in one order whichever stage ran last."
     found: dict[tuple[str, ...], Row] = {}
-    for row in read_findings(home / "findings.jsonl"):
+    by_stage = sorted(read_findings(home / "findings.jsonl"), key=lambda row: str(row.get("stage")))
+    for row in sorted(by_stage, key=lambda row: SEVERITIES.index(row["severity"])):
         if str(row.get("stage")).startswith(BESIDE) or (row["check"], row["severity"]) == ("disk", "note"):
             continue
         key = tuple(str(row[name]) for name in ("severity", "check", "says", "remedy"))
