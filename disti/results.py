@@ -248,6 +248,8 @@ def mend(recipe: Placed, home: Path, make: Callable[[list[str]], object]) -> Non
             say(f"{os.path.relpath(path)} came out another way; what depends on it is made again")
     for path in waiting(home, recipe):  # no job of the recipe makes these
         kept_manifest(path).unlink()
+    if tried:  # the page tells how long the jobs took, and those were others now
+        manifest_path(home / "results" / "report.html").unlink(missing_ok=True)
 
 
 # %% ../nbs/09f_results.ipynb #f8d985a4
