@@ -53,7 +53,7 @@ class Miner:
     search: Callable[[Mapping[str, str], int], Run]  # queries, k → run
     score: Callable[[Sequence[tuple[str, str]]], np.ndarray]  # (query, doc_id) pairs → scores
     origin: Callable[[str, str], str] = lambda query_id, doc_id: ""  # where a miner made of others has a candidate from
-    ready: Callable[[Sequence[str]], object] = len  # takes all queries, before some of them are searched for
+    ready: Callable[[Sequence[str]], None] = lambda queries: None  # takes all queries before any is searched for
 
 
 # %% ../nbs/04d_negatives.ipynb #72d5a0af
@@ -100,7 +100,10 @@ def dense_miner(
     def search(queries: Mapping[str, str], k: int) -> Run:
         return dense_run(embed(list(queries.values())), doc_emb, list(queries), doc_ids, k)
 
-    return Miner(search, score, ready=embed)
+    def ready(queries: Sequence[str]) -> None:
+        embed(queries)
+
+    return Miner(search, score, ready=ready)
 
 
 # %% ../nbs/04d_negatives.ipynb #15692a1f

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "one_model",
     "kind_of",
     "lists_of",
     "settled",
@@ -19,6 +20,7 @@ __all__ = [
 # %% ../nbs/20_quantize.ipynb #993f7c4f
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
 from .data import Qrels, Run
+from .evaluation import model_of
 from .findings import Finding
 from .metrics import measure
 from .plots import INK, MAIN, SOFT, drawing
@@ -37,6 +40,17 @@ from .weights import ModelRecord, model_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# %% ../nbs/20_quantize.ipynb #160f60f2
+def one_model(name: str, home: Path, model: str = "") -> ModelRecord:  # home: artifacts/RUN
+    "The record of what is to be measured; a name that stands for several models, or for none, is refused."
+    if name in ("bm25", "teacher"):
+        raise ValueError(
+            f"{name!r} is no single model that could be computed in another way; choose a fold of the teacher, such as "
+            "teacher-0, or name a model from elsewhere: -p model_name NAME -p model FOLDER"
+        )
+    return model_of(name, home, model)
 
 
 # %% ../nbs/20_quantize.ipynb #06fa4418
