@@ -63,9 +63,7 @@ def new_student(
     **load: Any,  # of `load_student`: max_length, prompts, device
 ) -> SentenceTransformer:
     "An untrained student whose embeddings have the teacher's dimensions."
-    made = load_student(model, **load)
-    if layers.strip():
-        keep_layers(made, [int(layer) for layer in layers.split()])
+    made = keep_layers(load_student(model, **load), layers)
     return add_head(made, head, dimensions, hidden=hidden, seed=seed)
 
 

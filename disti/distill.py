@@ -16,6 +16,7 @@ from .batches import list_rows, sample_negatives, scored
 from .dev import agreement
 from .doubts import contradicted, teacher_sizes
 from .findings import Finding, stop_on, tell
+from .heads import keep_layers
 from .models import ModelRecord, load_student
 from .objective import Objective, parse
 from .records import Row, RowError
@@ -60,6 +61,7 @@ def distil(
     loss: str | Objective = "info_nce + kl",
     n_negatives: int = 7,
     selection: str = "random",  # of the negatives: top, random, stratified over the teacher's scores
+    layers: str = "",  # of the untrained student that are kept, from 0: "0 2 5"; "" keeps all
     method: str = "full",  # full or lora
     lora: tuple[int, int, float] = (16, 32, 0.0),  # r, alpha, dropout
     settings: Fit,
@@ -75,14 +77,19 @@ def distil(
     if "vectors" in parse(loss).needs:
         raise ValueError(f"{loss} needs a teacher's vectors, and lists have its scores only; stage align has them")
     student, facts = train_student(
-        lists, model, loss, method=method, lora=lora, settings=settings, checkpoints=checkpoints, history=history,
-        dev=dev, adapter=adapter,
+        lists, model, loss, layers=layers, method=method, lora=lora, settings=settings, checkpoints=checkpoints,
+        history=history, dev=dev, adapter=adapter,
     )  # fmt: skip
     trained = parse(facts["objective"])
     return student, facts | {"teacher": sharpness(trained, lists), "skipped_lists": trained.skipped(lists)}
 
 
-def agreements(model: str | Path | ModelRecord, student: SentenceTransformer, dev: Sequence[Row]) -> Row:
+def agreements(
+    model: str | Path | ModelRecord,  # the untrained student
+    student: SentenceTransformer,
+    dev: Sequence[Row],  # scored lists
+    layers: str = "",  # as in `distil`
+) -> Row:
     "How the untrained and the trained student rank held-out lists, against the teacher: mean Spearman correlations."
-    before, after = agreement(load_student(model), dev), agreement(student, dev)
+    before, after = agreement(keep_layers(load_student(model), layers), dev), agreement(student, dev)
     return {"agreement_before": round(before, 4), "agreement_after": round(after, 4)}

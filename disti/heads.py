@@ -21,6 +21,7 @@ __all__ = [
     "activation_of",
     "join_head",
     "layers_of",
+    "chosen_layers",
     "keep_layers",
     "truncate",
     "matryoshka",
@@ -211,16 +212,32 @@ def layers_of(model: SentenceTransformer) -> tuple[nn.Module, nn.ModuleList]:  #
 
 
 # %% ../nbs/05b_heads.ipynb #52e9e319
+def chosen_layers(
+    model: SentenceTransformer,
+    layers: Sequence[int] | str,  # from 0, rising: [0, 2, 5] or "0 2 5"; "" chooses all
+) -> list[int]:
+    "The layers of a transformer that are meant; what it does not have is an error."
+    count = len(layers_of(model)[1])
+    if isinstance(layers, str):
+        if wrong := [each for each in layers.split() if not each.isdecimal()]:
+            raise ValueError(f"layers are numbers with blanks between, such as 0 2 5; {wrong[0]!r} is none")
+        layers = [int(each) for each in layers.split()] or list(range(count))
+    kept = list(layers)
+    if not kept or sorted(set(kept)) != kept or not 0 <= kept[0] <= kept[-1] < count:
+        raise ValueError(f"layers rise and lie between 0 and {count - 1}, got {kept}")
+    return kept
+
+
+# %% ../nbs/05b_heads.ipynb #d1a7adb1
 def keep_layers(
     model: SentenceTransformer,  # cut in place
-    layers: Sequence[int],  # from 0, in the order to keep them
+    layers: Sequence[int] | str,  # of `chosen_layers`; "" keeps all
 ) -> SentenceTransformer:
     "Drop all other layers of the transformer; the saved model is that small."
-    owner, stack = layers_of(model)
+    if layers == "":
+        return model
+    kept, (owner, stack) = chosen_layers(model, layers), layers_of(model)
     config: Any = getattr(model[0], "model").config  # noqa: B009
-    kept = list(layers)
-    if not kept or sorted(set(kept)) != kept or not 0 <= kept[0] <= kept[-1] < len(stack):
-        raise ValueError(f"layers rise and lie between 0 and {len(stack) - 1}, got {kept}")
     if len(set(kinds := list(getattr(config, "layer_types", None) or []))) > 1:
         raise ValueError(
             f"layers of this {config.model_type} differ by their place ({', '.join(sorted(set(kinds)))}) "

@@ -28,6 +28,7 @@ __all__ = [
     "lengths",
     "ten_pairs",
     "spread_of",
+    "wrong_layers",
     "models_at_work",
     "objectives",
 ]
@@ -353,6 +354,22 @@ def spread_of(name: str, scores: Any) -> Finding:
     )
 
 
+# %% ../nbs/09d_looks.ipynb #94b203cf
+def wrong_layers(recipe: Placed, model: Any) -> Iterator[Finding]:
+    "Layers that a student shall keep and the model does not have."
+    from disti.heads import chosen_layers
+
+    for name, entry in recipe["students"].items():
+        if "layers" not in stage_params(entry["stage"]):
+            continue
+        try:
+            chosen_layers(model, str(value(recipe, entry["stage"], "layers", name)))
+        except ValueError as error:
+            yield Finding(
+                "layers", "stop", f"student {name}: {plain(str(error))}", f'{name}.layers="0 1" keeps the first two'
+            )
+
+
 # %% ../nbs/09d_looks.ipynb #b1246c10
 def models_at_work(recipe: Placed) -> Iterator[Finding]:
     "Load the student, and a teacher that is named, and let them score ten pairs."
@@ -365,13 +382,13 @@ def models_at_work(recipe: Placed) -> Iterator[Finding]:
     pairs, record = ten_pairs(recipe), student_record(recipe)
     student = load_student(record, device="cpu")
     prompts = f"prompts {record.query_prompt!r} and {record.passage_prompt!r}"
-    says = (
-        f"{record.name}: {student.get_embedding_dimension()} dimensions, {record.pooling or 'own'} pooling, {prompts}"
-    )
+    size = student.get_embedding_dimension()
+    says = f"{record.name}: {size} dimensions, {record.pooling or 'own'} pooling, {prompts}"
     yield Finding("student", "note", says, "query_prompt and passage_prompt where the model was trained with others")
     queries = student.encode_query([query for query, _ in pairs], normalize_embeddings=True)
     passages = student.encode_document([passage for _, passage in pairs], normalize_embeddings=True)
     yield spread_of("student", (queries * passages).sum(1))
+    yield from wrong_layers(recipe, student)
     if "teacher" in models_of(recipe):
         scorer = load_scorer(value(recipe, "score", "scorer_kind"), recipe["teacher"])
         yield spread_of("teacher", scorer(pairs))

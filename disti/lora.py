@@ -36,6 +36,7 @@ def tune(
     corpus: Mapping[str, str],
     *,
     model: str | Path | ModelRecord,  # the untrained student
+    layers: str = "",  # of the untrained student that are kept, from 0: "0 2 5"; "" keeps all
     method: str = "lora",  # lora or full
     loss: str | Objective = "info_nce",  # objective on labels
     n_negatives: int = 3,
@@ -50,8 +51,8 @@ def tune(
     labelled = [{key: value for key, value in group.items() if key != "scores"} for group in groups]
     rows = list_rows(sample_negatives(labelled, n_negatives, settings.seed), queries, corpus)
     return train_student(
-        rows, model, on_labels(loss), method=method, lora=lora, settings=settings, checkpoints=checkpoints,
-        history=history, dev=dev, adapter=adapter,
+        rows, model, on_labels(loss), layers=layers, method=method, lora=lora, settings=settings,
+        checkpoints=checkpoints, history=history, dev=dev, adapter=adapter,
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ FRAME = {  # what every run has
 PARTS = ("stages", "students", "scales")
 STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # of one job, or of one student's entry
 TRAINS = ("distill", "lora", "align", "absorb", "forget")  # the stages that make students
-STUDENTS = ("steps", "epochs", "batch_size", "lr", "loss", "n_negatives", "fit")  # at the top: of these stages
+STUDENTS = ("steps", "epochs", "batch_size", "lr", "loss", "n_negatives", "layers", "fit")  # at the top: of those
 THE_MODEL = ("model", "query_prompt", "passage_prompt", "max_length", "trust_remote_code")  # at the top: mine's
 
 

@@ -17,6 +17,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from .adapters import add_lora, check_merge, merge_adapter
 from .dev import best_dev, check_dev, dev_ndcg, dims_ndcg
+from .heads import keep_layers
 from .models import encode, load_student, without_time
 from .objective import Objective, parse
 from .records import Row, choose, replacing, text_id
@@ -61,6 +62,7 @@ def train_student(
     record: Any,  # the untrained student: a `ModelRecord`, or a name
     objective: Objective | str,  # what to train for, or its text
     *,
+    layers: str = "",  # of the untrained student that are kept, from 0: "0 2 5"; "" keeps all
     method: str = "full",  # full or lora
     lora: tuple[int, int, float] = (16, 32, 0.0),  # r, alpha, dropout
     settings: Fit,
@@ -71,12 +73,14 @@ def train_student(
 ) -> tuple[SentenceTransformer, Row]:  # the student; what was trained, first and last loss, the best evaluation
     "Train a student on lists."
     check_dev(dev, settings)
-    student, sample = load_student(record), partial(encode, texts=rows[0]["passages"] if rows else [], precision="fp32")
+    student = keep_layers(load_student(record), layers)
+    sample = partial(encode, texts=rows[0]["passages"] if rows else [], precision="fp32")
     goal, start = parse(objective).prepared(student, rows, seed=settings.seed), sample(student)
     adapt(student, method, lora, settings.seed)
     steps = fit(student, rows, goal, settings, checkpoints=checkpoints, history=history,
                 evaluate=partial(dev_ndcg, rows=dev) if settings.eval_steps else None,
-                fingerprint={"model": told(record), "method": method, "lora": lora if method == "lora" else "",
+                fingerprint={"model": told(record), "layers": layers, "method": method,
+                             "lora": lora if method == "lora" else "",
                              "dev": text_id(str(dev)) if settings.eval_steps else ""})  # fmt: skip
     facts = {"objective": str(goal), "trainable": sum(p.numel() for p in student.parameters() if p.requires_grad),
              "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"], "steps": steps[-1]["step"]}  # fmt: skip
