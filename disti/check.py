@@ -10,6 +10,7 @@ __all__ = [
     "looked",
     "writers",
     "unasked",
+    "tested_besides",
     "bytes_of",
     "full_disk",
     "check_recipe",
@@ -44,8 +45,9 @@ from disti.looks import (
     sizes,
     wrong_rows,
 )
+from .names import name_pairs
 from .places import Placed
-from .recipe import data_files, read_recipe, resolve_recipe, value
+from .recipe import data_files, job_values, read_recipe, resolve_recipe, value
 from .records import at
 from .stage import unquoted
 from .weights import resolve_model
@@ -104,6 +106,15 @@ def unasked(recipe: Placed) -> Iterator[Finding]:
     )
 
 
+# %% ../nbs/09e_check.ipynb #c72510ba
+def tested_besides(recipe: Placed) -> Iterator[Finding]:
+    "Pairs of models that shall be tested, and one of them is not of the run."
+    models = str(job_values(recipe, "compare")["models"]).split()
+    if pairs := name_pairs(str(value(recipe, "compare", "pairs")), models):
+        told = ", ".join(f"{a} against {b}" for a, b in pairs)
+        yield Finding("pairs", "note", f"also tested: {told}", "each further test makes the corrected p larger")
+
+
 # %% ../nbs/09e_check.ipynb #7f92305d
 def bytes_of(path: Path) -> int:
     "The size of a folder."
@@ -127,9 +138,18 @@ def full_disk(recipe: Placed) -> Iterator[Finding]:
 
 
 # %% ../nbs/09e_check.ipynb #94bdfbaa
-FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models, writers, unasked)
+FIRST: Sequence[Look] = (
+    missing_data,
+    future_files,
+    missing_sources,
+    wrong_rows,
+    missing_models,
+    writers,
+    unasked,
+    tested_besides,
+)
 TEXTS: Sequence[Look] = (shared_texts, sizes, lengths, models_at_work)  # of data that is there
-THEN: Sequence[Look] = (objectives, full_disk)
+THEN: Sequence[Look] = (objectives, tested_besides, full_disk)
 
 
 def check_recipe(

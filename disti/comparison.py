@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "FIRST",
+    "Pairs",
     "CLAUSES",
     "UNKNOWN",
     "in_order",
@@ -76,15 +77,24 @@ def table_rows(
 
 
 # %% ../nbs/09l_comparison.ipynb #b3186b1e
-def tested_pairs(models: Sequence[str], main: str, baseline: str) -> list[tuple[str, str]]:
-    "Who is tested against whom: main against all others, then the others against the baseline."
+Pairs = Sequence[tuple[str, str]]
+
+
+def tested_pairs(
+    models: Sequence[str],
+    main: str,
+    baseline: str,
+    more: Pairs = (),  # also to be tested; left out where one was not evaluated
+) -> list[tuple[str, str]]:
+    "Who is tested against whom: main against all others, the others against the baseline, and what was asked for."
     for name in (main, baseline):
         if name not in models:
             raise ValueError(f"no model {name!r} among the results; choose from {', '.join(models)}")
     if main == baseline:
         raise ValueError(f"main and baseline are both {main!r}; main is tested against baseline")
     others = [name for name in models if name not in (main, baseline)]
-    return [(main, name) for name in (baseline, *others)] + [(name, baseline) for name in others]
+    pairs = [(main, name) for name in (baseline, *others)] + [(name, baseline) for name in others]
+    return pairs + [pair for pair in dict.fromkeys(more) if pair not in pairs and {*pair} <= {*models}]
 
 
 # %% ../nbs/09l_comparison.ipynb #c5549f19
@@ -163,11 +173,11 @@ def against_others(tests: Sequence[Row], main: str, baseline: str) -> str:  # ""
 
 
 # %% ../nbs/09l_comparison.ipynb #be37da0d
-def verdicts(tests: Sequence[Row], main: str, baseline: str) -> list[str]:
-    "The sentences that lead the report: main against the baseline, against the others, and the teacher."
+def verdicts(tests: Sequence[Row], main: str, baseline: str, more: Pairs = ()) -> list[str]:
+    "The sentences that lead the report: main against baseline and others, the teacher, and what was asked for."
     by_pair = {(test["a"], test["b"]): sentence(test) for test in tests}
     said = [by_pair[main, baseline], against_others(tests, main, baseline), by_pair.get(("teacher", baseline), "")]
-    return [text for text in said if text]
+    return list(dict.fromkeys(text for text in [*said, *(by_pair.get(pair, "") for pair in more)] if text))
 
 
 # %% ../nbs/09l_comparison.ipynb #212f6ebd
@@ -210,23 +220,23 @@ def comparison_of(
     sources: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
     leaks: Mapping[str, str] | None = None,  # query → why it leaks; None: not known
     trial: str = "",  # what a reader has to know of a run at smoke size
+    more: Pairs = (),  # of models that are tested besides
 ) -> Row:  # comparison.json: no times, dates or paths in it
     "Table, tests and verdict; the same measures give the same bytes."
     if not rows:
         raise ValueError("nothing to compare: no measures of this collection. Run stage 17_evaluate first")
-    rows = sorted(rows, key=lambda row: row["query_id"])
-    table = table_rows(rows, measures, main)
-    tests = paired_rows(rows, tested_pairs([row["model"] for row in table], main, baseline), measures[0], seed, sources)
-    query_ids = list(dict.fromkeys(row["query_id"] for row in rows))
+    table = table_rows(rows := sorted(rows, key=lambda row: row["query_id"]), measures, main)
+    asked = list(dict.fromkeys(row["query_id"] for row in rows))
+    pairs = tested_pairs([row["model"] for row in table], main, baseline, more)
+    tests = paired_rows(rows, pairs, measures[0], seed, sources)
     return {
         "rows": table,
         "tests": tests,
-        "verdict": verdicts(tests, main, baseline),
-        "main": main,
-        "baseline": baseline,
+        "verdict": verdicts(tests, main, baseline, more),
+        **{"main": main, "baseline": baseline},
         "measures": list(measures),
         "collection": rows[0]["collection"],
-        "sources": [finding.says for finding in source_findings(query_ids, sources)],
+        "sources": [finding.says for finding in source_findings(asked, sources)],
         "leaks": without_leaks(rows, leaks, measures, main, baseline, seed, sources),
         "trial": trial,
     }

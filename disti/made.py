@@ -34,6 +34,7 @@ from .findings import md_text
 from .leaks import leak_files, run_leaking
 from .lost import lost_md, lost_rows, lost_slices, query_features
 from .manifests import need, reading
+from .names import name_pairs
 from .records import Row, at, read_rows, to_line
 from .report import own_collection, read_parts, report_html, trial_of
 from .retrieve import word_tokenizer
@@ -107,6 +108,8 @@ def made_comparison(
     data = reading(*(collection_folder(params, n) / f"{kind}.jsonl" for n in files for kind in PARTS_OF_DATA))
     found = {name: comparison_data(home, params, name, paths) for name, paths in files.items()}
     wanted = dict(main=main, baseline=baseline, seed=params["seed"], trial=trial_of(home))
+    known = {row["model"] for row in found[lead][0]}
+    wanted["more"] = name_pairs(params.get("pairs", ""), sorted(known))
     wanted["measures"] = params["measures"].split()
     made = [comparison_of(rows, **wanted, **more) for rows, _, more in found.values()]
     rows, text, more = found[lead]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .compact import Space
 from .data import Run
 from .models import encode
@@ -56,11 +58,15 @@ def embedded(
     *,
     batch_size: int = 64,  # texts encoded at once
     seconds: dict[str, float],  # filled
+    kept: tuple[np.ndarray, float] | None = None,  # of `kept_embeddings`: the corpus's vectors and their seconds
 ) -> Space:  # whose `search` is exact
     "Encode a corpus and its queries, once for everything that is asked of them."
     bars = not os.environ.get("TQDM_DISABLE")
-    with timed(seconds, "encode corpus"):
-        doc_emb = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
+    if kept:
+        doc_emb, seconds["encode corpus"] = kept
+    else:
+        with timed(seconds, "encode corpus"):
+            doc_emb = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
     with timed(seconds, "encode queries"):
         query_emb = encode(model, list(queries.values()), kind="query", batch_size=batch_size, progress=bars)
     return Space(query_emb, doc_emb, list(queries), list(corpus))
