@@ -50,9 +50,9 @@ BROKEN = [
     ),
     ({}, {"model": "nobody/at/all"}, "models", "no model folder"),
     ({}, {"teacher": "artifacts/nothing"}, "models", "teacher: no model folder"),
-    ({}, {"kl.loss": "kll"}, "objective", "did you mean kl"),
+    ({}, {"distilled.loss": "kll"}, "objective", "did you mean kl"),
     ({}, {"lora.loss": "kl"}, "objective", "needs teacher"),
-    ({}, {"kl.keep": "most"}, "objective", "no rule 'most'"),
+    ({}, {"distilled.keep": "most"}, "objective", "no rule 'most'"),
 ]
 
 

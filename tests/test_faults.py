@@ -68,11 +68,11 @@ def plan(*sets: str) -> list[str]:
 
 def test_only_what_depends_on_a_change_runs_again(smoke: Path) -> None:
     assert plan() == []
-    assert plan("kl.steps=9") == ["compare", "evaluate kl", "student_kl"]
+    assert plan("lora.steps=9") == ["compare", "evaluate lora", "student_lora"]
     assert plan("cases.n_cases=9") == ["cases", "compare"]
     assert plan("compare.seed=1") == ["compare"]
     after_score = plan("score.with_bm25=false")
-    assert {"score", "student_distilled", "student_kl", "evaluate teacher", "gap", "compare"} <= set(after_score)
+    assert {"score", "student_distilled", "evaluate teacher", "gap", "compare"} <= set(after_score)
     assert not {"mine", "teach 0", "student_lora", "student_full"} & set(after_score)
     assert "evaluate bm25" in after_score, "it is read beside the untrained student, and that beside the teacher"
     assert {"mine", "teach 0", "teach 1", "student_lora", "compare"} <= set(plan("mine.depth=14"))
@@ -226,12 +226,12 @@ def says(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("pipeline demo --set stepz=3", "no parameter or recipe key 'stepz'; did you mean steps"),
         ("pipeline demo --set steps=many", "parameter 'steps' of the recipe must be int"),
         ("pipeline demo --set scale=tiny", "no scale 'tiny'; choose from full, smoke"),
-        ("pipeline demo --set students=klm", "no student 'klm'; did you mean kl?"),
+        ("pipeline demo --set students=lor", "no student 'lor'; did you mean lora?"),
         ("pipeline demo --set collection=nowhere", "no collection in data/eval 'nowhere'"),
         ("pipeline demo --set run=../../x", "'run' of the recipe should be a plain folder name"),
         ("pipeline demo --set run={x}", "'run' of the recipe should be a plain folder name"),
         ("pipeline demo --set seed=-1", "'seed' of the recipe should be greater than or equal to 0"),
-        ("pipeline demo --set kl.lr=nan", "'lr' of kl should be a finite number"),
+        ("pipeline demo --set lora.lr=nan", "'lr' of lora should be a finite number"),
         ("pipeline demo --set steps=0", "nothing would be trained"),
         ("pipeline demo --set model=nowhere/at/all run=x", "models: model: no model folder"),
         ("run mine -p seed -1", "'seed' of 11_mine should be greater than or equal to 0"),

@@ -156,7 +156,7 @@ def test_report(smoke: Path, browser: Browser) -> None:
     )
     browser.open(path.as_uri())
     table = browser.ask("[...document.querySelectorAll('table')].map(t => t.innerText).join('\\n')")
-    for model in ("bm25", "untrained", "teacher", "distilled", "kl", "lora", "full"):
+    for model in ("bm25", "untrained", "teacher", "distilled", "lora", "full", "small-labels", "small"):
         assert re.search(rf"\b{model}\b", table, re.I), f"the report's tables lack {model}"
     assert browser.ask("performance.getEntriesByType('resource').filter(e => e.name.startsWith('http')).length") == 0
     drawn = browser.ask(
