@@ -138,16 +138,7 @@ def full_disk(recipe: Placed) -> Iterator[Finding]:
 
 
 # %% ../nbs/09e_check.ipynb #94bdfbaa
-FIRST: Sequence[Look] = (
-    missing_data,
-    future_files,
-    missing_sources,
-    wrong_rows,
-    missing_models,
-    writers,
-    unasked,
-    tested_besides,
-)
+FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models, writers, unasked)
 TEXTS: Sequence[Look] = (shared_texts, sizes, lengths, models_at_work)  # of data that is there
 THEN: Sequence[Look] = (objectives, tested_besides, full_disk)
 
