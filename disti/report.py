@@ -205,8 +205,9 @@ SAID = {
     "teacher": "reranks the mined candidates",
 }
 TAUGHT = {"14_distill": "trained on the teacher's scores", "15_lora": "trained on labels",
-          "16_align": "learnt the embeddings of", "16b_forget": "between the untrained model and"}  # fmt: skip
-FROM = ("embedding_teacher", "of")  # parameters that name another model
+          "16_align": "learnt the embeddings of", "16b_forget": "between the untrained model and",
+          "16c_absorb": "learnt what BM25 adds to"}  # fmt: skip
+FROM = ("embedding_teacher", "of", "start")  # parameters that name another model
 
 
 def about(
@@ -225,7 +226,8 @@ def about(
         [TAUGHT.get(made["stage"], ""), *(public_name(str(params[key])) for key in FROM if params.get(key))]
     )
     budget = [f"{params[key]:g} {key}" for key in ("epochs", "steps") if params.get(key)]
-    parts = [taught, params.get("method", ""), objective_of(made), *budget[:1]]
+    layers = f"layers {params['layers']}" if params.get("layers") else ""
+    parts = [taught, params.get("method", ""), layers, objective_of(made), *budget[:1]]
     foreign = manifests.get(f"results/{model}/{collection}/measures.jsonl", {}).get("params", {}).get("model", "")
     return ", ".join(part for part in parts if part) or (f"from elsewhere: {public_name(foreign)}" if foreign else "")
 
