@@ -235,6 +235,7 @@ def page_groups() -> dict[str, list[str]]:
             "when",
             "proof",
             "promises",
+            "serving",
             "measured",
         ],
     }

@@ -41,6 +41,8 @@ def together(nodeid: str) -> str:
         r"test_(pipeline|faults|damage)\.py|test_site\.py::test_report|\[([12]\d[^\]]*|tutorials.*)\.ipynb\]", nodeid
     ):
         return "run"
+    if "test_serving.py" in nodeid:
+        return "serving"
     return "site" if "test_site.py" in nodeid else nodeid
 
 
