@@ -22,7 +22,7 @@ __all__ = [
     "write_texts",
 ]
 
-# %% ../nbs/05t_searchindex.ipynb #cab913c2
+# %% ../nbs/05t_searchindex.ipynb #a2dca241
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ import numpy as np
 from .ann import Nearest, read_ann
 from .manifests import hashes, otherwise, read_facts
 from .packed import Packed, write_packed
-from .records import Row, file_hash, replacing, write_text
+from .records import Row, file_hash, write_text
 from .retrieve import BM25, COMMON, word_tokenizer
 from .weights import ModelRecord
 
@@ -94,7 +94,7 @@ class SearchIndex:
         return self.folder.name
 
 
-# %% ../nbs/05t_searchindex.ipynb #c4e33dc7
+# %% ../nbs/05t_searchindex.ipynb #456476b3
 FILES = {
     "vectors.npy",
     "ids.bin",
@@ -126,7 +126,7 @@ def current(index: str | Path) -> Path:  # the folder of the generation that cou
     return index / named
 
 
-# %% ../nbs/05t_searchindex.ipynb #01983bdb
+# %% ../nbs/05t_searchindex.ipynb #95413809
 KEYS = {"format", "model", "kind", "n", "dim", "bm25", "files", "sizes"}
 FORMAT = 1
 
@@ -189,7 +189,7 @@ def open_index(
     raise refused(index, "is replaced faster than it can be read")
 
 
-# %% ../nbs/05t_searchindex.ipynb #98fd5f6f
+# %% ../nbs/05t_searchindex.ipynb #999a2b08
 def seal_generation(folder: Path, facts: Row) -> None:
     "The manifest of a generation whose files are all there: written last."
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}

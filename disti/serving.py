@@ -25,7 +25,7 @@ __all__ = [
     "serve",
 ]
 
-# %% ../nbs/09v_serving.ipynb #af7229ab
+# %% ../nbs/09v_serving.ipynb #dee3c0f1
 import asyncio
 import json
 import signal
@@ -46,13 +46,13 @@ from .recipe import Placed, main_student, read_recipe
 from .records import Row, at, file_hash, read_rows, write_text
 from .searchindex import current, open_index
 from .servesettings import ServeSettings
-from .weights import ModelRecord, model_record, run_model
+from .weights import ModelRecord, run_model
 
 if TYPE_CHECKING:
     from disti.searching import Searcher
 
 
-# %% ../nbs/09v_serving.ipynb #20b0f8c8
+# %% ../nbs/09v_serving.ipynb #39841ae9
 def corpus_of(
     collection: str, data_dir: str = "data"
 ) -> tuple[Path, dict[str, str], list[str]]:  # file, passages, queries
@@ -69,7 +69,7 @@ def corpus_of(
     return path, corpus, list(texts(read_rows(asked, "queries")).values()) if place.is_dir() and asked.exists() else []
 
 
-# %% ../nbs/09v_serving.ipynb #34201479
+# %% ../nbs/09v_serving.ipynb #6a025f5c
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
@@ -134,7 +134,7 @@ def teachers_of(home: Path, recipe: Placed) -> list[str]:
     return [str(recipe["teacher"])] if recipe.get("teacher") else []
 
 
-# %% ../nbs/09v_serving.ipynb #47bec102
+# %% ../nbs/09v_serving.ipynb #2a7e9cb6
 def is_current(index: Path, record: ModelRecord, corpus: Path, plan: Plan, student: ModelRecord | None = None) -> bool:
     "Was an index made by this model, of this corpus, in this way?"
     try:
@@ -244,7 +244,7 @@ async def last_ones(server: Any, sockets: list[socket.socket]) -> None:
     await asyncio.sleep(0.2)  # their requests come in
 
 
-# %% ../nbs/09v_serving.ipynb #8d1a0ba9
+# %% ../nbs/09v_serving.ipynb #c18bf95a
 def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
     "A server that ends in good order."
     import uvicorn
@@ -279,7 +279,7 @@ def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
     return Server(config)
 
 
-# %% ../nbs/09v_serving.ipynb #c4b78119
+# %% ../nbs/09v_serving.ipynb #2e358182
 def serve(settings: ServeSettings, key: str = "", pages: Mapping[str, str] | None = None) -> None:
     "Serve until a signal."
     made = bound(settings.host, settings.port)
