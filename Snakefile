@@ -5,8 +5,10 @@
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
 from disti.looks import asks_written, model_digests
-from disti.recipe import data_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
+from disti.names import score_folder
+from disti.recipe import data_files, evaluation_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.results import results_of, written_from
+from disti.scales import models_measured, teachers_of
 from disti.stage import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
@@ -19,7 +21,9 @@ TRAINED = recipe["teacher"] == "train"  # else the teacher is a cross-encoder's 
 FOLDS = range(value(recipe, "teach", "n_folds")) if TRAINED else []
 STUDENTS = recipe["students"]
 MAIN = main_student(recipe)  # the one that cases, gap and report look at
-MODELS = ["bm25", "untrained", "teacher", *STUDENTS]
+TEACHERS = teachers_of(recipe)  # the first is the one that the gap is about
+MODELS = models_measured(recipe)
+SETS = recipe["sets"].split()  # further collections, on which every model but the teachers is measured
 DEMO = recipe["collection"] == "demo"
 DATA = [f"{file}.meta.json" if DEMO else str(file) for file in data_files(recipe)]
 MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "leaks", "candidates-dev", "candidates-test")]
@@ -41,6 +45,7 @@ wildcard_constraints:
     model="|".join(MODELS),
     student="|".join(["untrained", *STUDENTS]),
     fold=r"\d+",
+    collection="|".join(SETS) or "none",
 
 
 FINAL = [f"{RUN}/results/{name}" for name in ("measures.jsonl", "comparison.md", "comparison.json", "report.html", "report.html.meta.json")]
@@ -58,6 +63,16 @@ if DEMO:
         output: DATA
         params: folder=recipe["data_dir"], code=stage_code(resource("nbs/01b_docstrings.ipynb"))
         shell: f"{sys.executable} -m disti demo-data --data-dir {{params.folder:q}} 2>&1"
+
+
+    for name in [each for each in SETS if each.startswith("demo-")]:  # the demo's questions about one package
+
+        rule:
+            name: f"data_{name}"
+            input: DATA
+            output: [f"{file}.meta.json" for file in evaluation_files(recipe, name)]
+            params: folder=recipe["data_dir"], package=name.removeprefix("demo-")
+            shell: f"{sys.executable} -m disti demo-data --data-dir {{params.folder:q}} --slices {{params.package}} 2>&1"
 
 
 if WRITTEN:  # training queries, from the corpus
@@ -104,14 +119,21 @@ rule teach:  # one half of the queries each: every query is scored by the teache
     shell: STAGE + " -p fold {wildcards.fold}"
 
 
-rule score:
-    input: MINED, expand(RUN + "/models/teacher-{fold}.meta.json", fold=FOLDS)
-    output: [f"{RUN}/teacher-score/{split}.jsonl.meta.json" for split in ("train", "dev", "test")]
-    params: variant="teacher", model=DIGESTS.get("teacher", ""), **told("score", scorer="teacher")
-    threads: recipe["threads"]
-    priority: 7
-    resources: gpu=1
-    shell: STAGE
+def scores_of(teacher):
+    return [f"{RUN}/{score_folder(teacher)}/{split}.jsonl.meta.json" for split in ("train", "dev", "test")]
+
+
+for name in TEACHERS:
+
+    rule:
+        name: "score" if name == "teacher" else f"score_{name.removeprefix('teacher-')}"
+        input: MINED, expand(RUN + "/models/teacher-{fold}.meta.json", fold=FOLDS if name == "teacher" else [])
+        output: scores_of(name)
+        params: variant=name, model=DIGESTS.get("teacher" if name == "teacher" else f"teachers.{name.removeprefix('teacher-')}", ""), **told("score", scorer=name)
+        threads: recipe["threads"]
+        priority: 7
+        resources: gpu=1
+        shell: STAGE
 
 
 for name, entry in STUDENTS.items():
@@ -120,7 +142,8 @@ for name, entry in STUDENTS.items():
         name: f"student_{name}"
         input:
             MINED,
-            {"distill": rules.score.output, "align": DATA}.get(entry["stage"], []),
+            {"distill": scores_of(f"teacher-{entry['scores']}" if entry.get("scores") else "teacher"), "align": DATA}.get(entry["stage"], []),
+            WRITTEN if entry.get("asked_by") else [],
             list(map(str, general_files(recipe, name))),
             [f"{RUN}/models/{other}.meta.json" for other in [made_from(recipe, name)] if other],
             rules.write.output if asks_written(recipe, name) else [],
@@ -139,7 +162,7 @@ def trained(wildcards):  # the manifest of a student; the untrained one has none
 
 rule student_score:
     input: MINED, trained
-    output: RUN + "/student-score/{student}-test.jsonl.meta.json"
+    output: [f"{RUN}/student-score/{{student}}-{split}.jsonl.meta.json" for split in value(recipe, "score", "splits").split()]
     params: variant="{student}", **told("score")
     threads: recipe["threads"]
     resources: gpu=1
@@ -147,8 +170,9 @@ rule student_score:
 
 
 def before(wildcards):  # the teacher's ranking goes on with the untrained student's; a student stands between the two
-    others = {"untrained": [], "bm25": ["untrained"], "teacher": ["untrained"]}.get(wildcards.model, ["untrained", "teacher"])
-    scores = [] if wildcards.model == "bm25" else list(rules.score.output)
+    others = {"untrained": [], "bm25": ["untrained"]}.get(wildcards.model, ["untrained", "teacher"])
+    others = ["untrained"] if wildcards.model in TEACHERS else others
+    scores = [] if wildcards.model == "bm25" else scores_of(wildcards.model if wildcards.model in TEACHERS else "teacher")
     return scores + [f"{RUN}/results/{other}/{HERE}/measures.jsonl.meta.json" for other in others]
 
 
@@ -161,6 +185,34 @@ rule evaluate:
     shell: STAGE + " -p model_name {wildcards.model}"
 
 
+def on_set(wildcards):  # the collection, and for others than the two the untrained student's results on it
+    first = [] if wildcards.model in ("untrained", "bm25") else [f"{RUN}/results/untrained/{wildcards.collection}/measures.jsonl.meta.json"]
+    made = DEMO and wildcards.collection.startswith("demo-")
+    return first + [f"{file}.meta.json" if made else str(file) for file in evaluation_files(recipe, wildcards.collection)]
+
+
+if SETS:
+
+    rule evaluate_set:
+        input: MINED, trained, on_set
+        output: RUN + "/results/{model}/{collection}/measures.jsonl.meta.json"
+        params: variant="{model}-{collection}", **told("evaluate")
+        threads: recipe["threads"]
+        resources: gpu=1
+        shell: STAGE + " -p model_name {wildcards.model} -p collection {wildcards.collection}"
+
+
+if "quantize" in recipe["stages"]:  # what fewer bits cost
+
+    rule quantize:
+        input: rules.score.output, [f"{RUN}/models/{name}.meta.json" for name in [value(recipe, "quantize", "model_name")] if name in STUDENTS]
+        output: f"{RUN}/benchmark/quantize-{value(recipe, 'quantize', 'model_name')}.json.meta.json"
+        params: variant=value(recipe, "quantize", "model_name"), **told("quantize")
+        threads: recipe["threads"]
+        resources: gpu=1
+        shell: STAGE
+
+
 rule cases:
     input: expand(rules.evaluate.output, model=[BASE, MAIN]), rules.score.output
     output: f"{RUN}/case-study/cases.jsonl.meta.json"
@@ -169,7 +221,7 @@ rule cases:
 
 
 rule gap:
-    input: rules.score.output, expand(rules.student_score.output, student=[MAIN, "untrained"])
+    input: rules.score.output, expand(RUN + "/student-score/{student}-test.jsonl.meta.json", student=[MAIN, "untrained"])
     output: f"{RUN}/gap/gap.jsonl.meta.json"
     params: variant="", **told("gap")
     shell: STAGE
@@ -178,6 +230,7 @@ rule gap:
 rule compare:
     input:
         expand(rules.evaluate.output, model=MODELS),
+        expand(RUN + "/results/{model}/{collection}/measures.jsonl.meta.json", model=[m for m in MODELS if m not in TEACHERS], collection=SETS),
         expand(RUN + "/models/{student}.meta.json", student=STUDENTS),
         rules.cases.output,
         rules.gap.output,

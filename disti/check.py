@@ -15,6 +15,7 @@ __all__ = [
     "full_disk",
     "check_recipe",
     "show_findings",
+    "check_owner",
     "exit_code",
     "main",
     "read_sets",
@@ -23,9 +24,10 @@ __all__ = [
 # %% ../nbs/09e_check.ipynb #6624fe4c
 import argparse
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ from disti.looks import (
     sizes,
     wrong_rows,
 )
-from .names import name_pairs
+from .names import name_pairs, twin
 from .places import Placed
 from .recipe import data_files, job_values, read_recipe, resolve_recipe, value
 from .records import at
@@ -64,7 +66,7 @@ def looked(look: Look, recipe: Placed) -> list[Finding]:
         return [Finding(name, "stop", plain(str(error)) or kind, "see the message", {"raised": kind})]
 
 
-# %% ../nbs/09e_check.ipynb #62aaa3e0
+# %% ../nbs/09e_check.ipynb #7ed44ba2
 def writers(recipe: Placed) -> Iterator[Finding]:
     "Whoever writes training queries: is it known, and is what it needs there?"
     if value(recipe, "mine", "pairs_from") != "synthetic":
@@ -83,8 +85,9 @@ def writers(recipe: Placed) -> Iterator[Finding]:
             yield Finding(
                 "writers", "stop", "chat needs the model's name", "synthesize.llm=NAME, as the server knows it"
             )
-    if "bedrock-output" in ways and not (of["path"] and output_files(at(of["path"]))):
-        says = f"no *.jsonl.out below {of['path'] or 'path, which is not set'}"
+    folders = of["path"].split() or [""]
+    for name in [each for each in folders if "bedrock-output" in ways and not (each and output_files(at(each)))]:
+        says = f"no *.jsonl.out below {name or 'path, which is not set'}"
         yield Finding("writers", "stop", says, "synthesize.path=FOLDER with a batch's output")
     if of["seeds"] and not at(of["seeds"]).is_file():
         yield Finding("writers", "stop", f"no file {of['seeds']} of example queries", "correct synthesize.seeds")
@@ -174,6 +177,25 @@ def show_findings(findings: Sequence[Finding], out: Any = None) -> None:
         words = (finding.severity, finding.check, plain(finding.says), plain(finding.remedy))
         table.add_row(Text(words[0], style=colours[finding.severity]), *map(Text, words[1:]))
     Console(file=out, force_jupyter=False).print(table)
+
+
+# %% ../nbs/09e_check.ipynb #89d0ef02
+def check_owner(home: Path, recipe: Mapping[str, Any]) -> None:
+    "Refuse a run's folder that belongs to another recipe, collection or scale."
+    path = home / "recipe.yaml"
+    if other := twin(home.name, [each.name for each in home.parent.iterdir()] if home.parent.is_dir() else []):
+        raise ValueError(
+            f"run {home.name!r} and the run {other!r} that is there are one folder on some disks; take another name"
+        )
+    if not path.is_file():
+        return
+    kept = read_recipe(path)
+    for key in ("recipe", "collection", "scale"):
+        if str(kept.get(key, recipe[key])) != str(recipe[key]):
+            raise ValueError(
+                f"{os.path.relpath(home)} belongs to {key} {kept[key] or 'full'!r}, and this is "
+                f"{recipe[key] or 'full'!r}; take another folder: --set run=NAME"
+            )
 
 
 # %% ../nbs/09e_check.ipynb #64056509

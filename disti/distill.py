@@ -51,7 +51,7 @@ def check_teacher(
     return found
 
 
-# %% ../nbs/14_distill.ipynb #264ef6a5
+# %% ../nbs/14_distill.ipynb #ef8ecb90
 def distil(
     rows: Sequence[Row],  # kind scored: training lists
     queries: Mapping[str, str],
@@ -64,6 +64,7 @@ def distil(
     layers: str = "",  # of the untrained student that are kept, from 0: "0 2 5"; "" keeps all
     method: str = "full",  # full or lora
     lora: tuple[int, int, float] = (16, 32, 0.0),  # r, alpha, dropout
+    head: tuple[str, int, int] = ("", 0, 0),  # kind, dimensions and width of a head behind it; "": none
     settings: Fit,
     checkpoints: str | Path,
     history: str | Path,
@@ -77,8 +78,8 @@ def distil(
     if "vectors" in parse(loss).needs:
         raise ValueError(f"{loss} needs a teacher's vectors, and lists have its scores only; stage align has them")
     student, facts = train_student(
-        lists, model, loss, layers=layers, method=method, lora=lora, settings=settings, checkpoints=checkpoints,
-        history=history, dev=dev, adapter=adapter,
+        lists, model, loss, layers=layers, method=method, lora=lora, head=head, settings=settings,
+        checkpoints=checkpoints, history=history, dev=dev, adapter=adapter,
     )  # fmt: skip
     trained = parse(facts["objective"])
     return student, facts | {"teacher": sharpness(trained, lists), "skipped_lists": trained.skipped(lists)}

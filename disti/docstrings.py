@@ -22,10 +22,11 @@ __all__ = [
     "docstring_rows",
     "demo_rows",
     "demo_collection",
+    "demo_slice",
     "main",
 ]
 
-# %% ../nbs/01b_docstrings.ipynb #49817af4
+# %% ../nbs/01b_docstrings.ipynb #e3a4438d
 import argparse
 import ast
 import re
@@ -39,7 +40,7 @@ from unicodedata import normalize
 
 from .data import seeded_order
 from .manifests import is_fresh, manifest_path, stamp
-from .records import Row, at, file_hash, text_id, write_rows
+from .records import Row, at, file_hash, read_rows, text_id, write_rows
 
 # %% ../nbs/01b_docstrings.ipynb #38ff54ce
 PACKAGES = {
@@ -274,16 +275,52 @@ def demo_collection(
     return {file.stem if file != finetune else "finetune": sum(1 for _ in open(file, "rb")) for file in files}
 
 
-# %% ../nbs/01b_docstrings.ipynb #ee014bd3
+# %% ../nbs/01b_docstrings.ipynb #5ed3940e
+def demo_slice(
+    package: str,  # of `PACKAGES`, such as numpy
+    data_dir: str | Path = "data",  # with the demo's collection
+) -> dict[str, int]:  # counts of passages and queries
+    "Write `eval/demo-PACKAGE`: its passages, and the test queries about them."
+    source, folder = (at(data_dir) / "eval" / name for name in ("demo", f"demo-{package}"))
+    files = {kind: source / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")}
+    rows = {kind: read_rows(file, kind) for kind, file in files.items()}
+    corpus = [row for row in rows["corpus"] if row["name"].split(".")[0] == package]
+    own = {row["_id"] for row in corpus}
+    relevance = [row for row in rows["relevance"] if row["corpus-id"] in own]
+    asked = {row["query-id"] for row in relevance}
+    if not asked:
+        known = sorted({row["name"].split(".")[0] for row in rows["corpus"]} & PACKAGES.keys())
+        raise ValueError(f"no question of the demo is about {package!r}; choose from {', '.join(known)}")
+    made = {
+        "corpus": corpus,
+        "queries": [row for row in rows["queries"] if row["_id"] in asked],
+        "relevance": relevance,
+    }
+    for kind, some in made.items():
+        write_rows(folder / f"{kind}.jsonl", some, kind)
+    for kind in made:
+        stamp(
+            folder / f"{kind}.jsonl", stage="01b_docstrings", params={"package": package}, inputs=list(files.values())
+        )
+    return {kind: len(some) for kind, some in made.items()}
+
+
+# %% ../nbs/01b_docstrings.ipynb #01caa439
 def main(words: list[str] | None = None) -> None:
     "The command `disti demo-data`."
     parser = argparse.ArgumentParser(
         "disti demo-data", description="Write the demo's collection from installed packages' docstrings."
     )
     parser.add_argument("--data-dir", default="data", help="folder that holds eval/ and finetune/ (default: data)")
-    folder = parser.parse_args(words).data_dir
+    parser.add_argument(
+        "--slices", nargs="+", default=[], metavar="PACKAGE", help="eval/demo-PACKAGE as well: numpy scipy"
+    )
+    asked = parser.parse_args(words)
+    folder = asked.data_dir
     counts = demo_collection(folder)
     print(
         f"demo collection in {folder}: {counts['corpus']} passages, {counts['queries']} test queries, "
         f"{counts['finetune']} training pairs; corpus {file_hash(at(folder) / 'eval/demo/corpus.jsonl')[:19]}"
     )
+    for package in asked.slices:
+        print(f"demo-{package}: {', '.join(f'{n} {kind}' for kind, n in demo_slice(package, folder).items())}")

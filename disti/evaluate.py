@@ -30,7 +30,7 @@ __all__ = [
     "plot_values",
 ]
 
-# %% ../nbs/17_evaluate.ipynb #d46d5711
+# %% ../nbs/17_evaluate.ipynb #3247baad
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +47,7 @@ from .leaks import clean_queries
 from .lengths import student_length
 from .manifests import manifest_path, need, read_manifest, wrong
 from .metrics import DEFAULT_MEASURES, mean_measures, measure
+from .names import score_folder
 from .plots import plot_deltas, plot_groups
 from .readings import perfect_scores, tell_reading
 from .records import Row, read_rows, write_rows
@@ -98,10 +99,12 @@ def teacher_search(
     return partial(rerank, scored, below, chunked=chunked), (scored, perfect)
 
 
-# %% ../nbs/17_evaluate.ipynb #bc1e46c3
-def teacher_files(home: Path, collection: str, ending: str = "") -> list[Path]:  # scores, the untrained student's run
+# %% ../nbs/17_evaluate.ipynb #ba20596a
+def teacher_files(
+    home: Path, collection: str, ending: str = "", name: str = "teacher"
+) -> list[Path]:  # scores, the untrained student's run
     "What the teacher's ranking is made of."
-    scores = need(home / "teacher-score" / f"{ending.lstrip('-') or 'test'}.jsonl", "13_score")
+    scores = need(home / score_folder(name) / f"{ending.lstrip('-') or 'test'}.jsonl", "13_score")
     of = (read_manifest(scores) or {"params": {}})["params"].get("collection", collection)
     if of != collection and not ending:
         raise ValueError(

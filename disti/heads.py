@@ -16,6 +16,7 @@ __all__ = [
     "add_head",
     "has_head",
     "split_head",
+    "plain_head",
     "save_split",
     "load_head",
     "activation_of",
@@ -28,7 +29,7 @@ __all__ = [
     "truncated",
 ]
 
-# %% ../nbs/05b_heads.ipynb #99390299
+# %% ../nbs/05b_heads.ipynb #dab7b8d9
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from sentence_transformers.sentence_transformer.modules import LayerNorm
 from torch import Tensor, nn
 
+from .folders import read_json
 from .models import load_student
 from .records import replacing
 
@@ -145,35 +147,50 @@ def split_head(model: SentenceTransformer) -> tuple[SentenceTransformer, nn.Sequ
     return rebuilt(model, {k: v for k, v in parts.items() if not k.startswith("head")}), nn.Sequential(*head)
 
 
-# %% ../nbs/05b_heads.ipynb #b938d3ab
+# %% ../nbs/05b_heads.ipynb #945c8aa4
+def plain_head(head: nn.Sequential) -> nn.Sequential:  # shares its weights
+    "The same head of torch's own modules: linear layers, activations, norms."
+    made: list[nn.Module] = []
+    for module in head:
+        made += [getattr(module, "linear", None) or getattr(module, "norm", None) or nn.Identity()]
+        activation = getattr(module, "activation_function", None)
+        made += [activation] if activation is not None and not isinstance(activation, nn.Identity) else []
+    return nn.Sequential(*made)
+
+
+# %% ../nbs/05b_heads.ipynb #31f79c5e
 def save_split(
     model: SentenceTransformer,  # with a head
-    folder: str | Path,  # receives student_base/ and projection_layer.pt
+    folder: str | Path,  # receives student_base/, projection_layer.pt and projection_layer.json
 ) -> Path:
     "Write the student without its head, and the head beside it."
     base, head = split_head(model)
     with replacing(folder) as made:
         base.save_pretrained(str(made / "student_base"))
         modules = [(type(module).__name__, getattr(module, "get_config_dict")()) for module in head]  # noqa: B009
-        torch.save({"modules": json.dumps(modules), "state": head.state_dict()}, made / "projection_layer.pt")
+        (made / "projection_layer.json").write_text(json.dumps({"modules": modules}, indent=1) + "\n", encoding="utf-8")
+        torch.save(plain_head(head).state_dict(), made / "projection_layer.pt")
     return Path(folder)
 
 
-# %% ../nbs/05b_heads.ipynb #65e86b05
+# %% ../nbs/05b_heads.ipynb #32477088
 MODULES: dict[str, Callable[..., Module]] = {module.__name__: module for module in (Dense, LayerNorm, Normalize)}
 
 
 def load_head(path: str | Path) -> nn.Sequential:
-    "The head in a `projection_layer.pt`."
-    kept = torch.load(path, map_location="cpu", weights_only=True)
-    made: list[Module] = []
-    for name, config in json.loads(kept["modules"]):
+    "The head in a `projection_layer.pt`: a state dict, with its modules beside it or, as it once was, in it."
+    kept, made = torch.load(path, map_location="cpu", weights_only=True), list[Module]()
+    if old := "modules" in kept:
+        modules = json.loads(kept["modules"])
+    else:
+        modules = read_json(Path(path).with_suffix(".json"))["modules"]
+    for name, config in modules:
         if name not in MODULES:
             raise ValueError(f"{path} names a module {name!r}; a head is made of {', '.join(MODULES)}")
         activation = {"activation_function": activation_of(config["activation_function"])} if name == "Dense" else {}
         made.append(MODULES[name](**config | activation))
     head = nn.Sequential(*made)
-    head.load_state_dict(kept["state"])
+    (head if old else plain_head(head)).load_state_dict(kept["state"] if old else kept)
     return head
 
 

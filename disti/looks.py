@@ -8,6 +8,7 @@ __all__ = [
     "KINDS",
     "SPREAD",
     "LABELS",
+    "missing_sets",
     "missing_data",
     "future_files",
     "texts_of",
@@ -19,8 +20,7 @@ __all__ = [
     "missing_sources",
     "asks_written",
     "models_of",
-    "asked_hub",
-    "absent",
+    "fill_in",
     "missing_models",
     "model_digests",
     "student_record",
@@ -33,11 +33,8 @@ __all__ = [
     "objectives",
 ]
 
-# %% ../nbs/09d_looks.ipynb #8583c617
-import os
+# %% ../nbs/09d_looks.ipynb #71ad05d2
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -45,24 +42,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .absent import absent
 from .findings import Finding, plain
-from .places import Placed
-from .recipe import data_files, general_files, made_from, main_student, value
+from .names import STAND_INS
+from .places import Placed, read_options
+from .recipe import data_files, evaluation_files, general_files, job_values, made_from, main_student, value
 from .records import at, choose, project_root, read_rows
+from .scales import teachers_of
 from .stage import stage_params
-from .weights import PACKAGED, ModelRecord, check_code, described, model_digest, resolve_model
+from .weights import ModelRecord, check_code, described, model_digest
 
 if TYPE_CHECKING:
     from disti.data import Collection
     from disti.pairs import TrainingPairs
 
-# %% ../nbs/09d_looks.ipynb #ef5baf37
+# %% ../nbs/09d_looks.ipynb #f32d7bb2
 Look = Callable[[Placed], Iterator[Finding]]
 KINDS = ("corpus", "queries", "relevance", "finetune")
 
 
+def missing_sets(recipe: Placed) -> Iterator[Finding]:
+    "Further collections that are not there; parts of the demo are made."
+    for name in recipe["sets"].split():
+        lacks = [str(file) for file in evaluation_files(recipe, name) if not at(file).exists()]
+        if lacks and not (name.startswith("demo-") and recipe["collection"] == "demo"):
+            says = f"sets names {name!r}, which lacks {', '.join(lacks)}"
+            yield Finding("data", "stop", says, f"disti download {name}, where `disti download --list` has it")
+
+
 def missing_data(recipe: Placed) -> Iterator[Finding]:
     "An unknown collection, or one that lacks files."
+    yield from missing_sets(recipe)
     files, name, root = data_files(recipe), recipe["collection"], project_root()
     if name == "demo":
         return
@@ -220,13 +230,16 @@ def asks_written(recipe: Mapping[str, Any], student: str = "") -> bool:
     return any("written" in str(value(recipe, "absorb", "asked", name)) for name in absorbs)
 
 
-# %% ../nbs/09d_looks.ipynb #b53b0cc6
+# %% ../nbs/09d_looks.ipynb #2203cbc4
 def models_of(recipe: Placed) -> dict[str, str]:  # where it is named → name
     "The models that a recipe names, apart from those it makes."
     found = {"model": str(value(recipe, "mine", "model"))}
     found |= {f"mine.{key}": str(value(recipe, "mine", key)) for key in ("dense_model", "filter_teacher")}
     if recipe["teacher"] != "train" and value(recipe, "score", "scorer_kind") != "http_reranker":
         found["teacher"] = recipe["teacher"]
+    for name, entry in recipe.get("teachers", {}).items():
+        if entry.get("scorer_kind", value(recipe, "score", "scorer_kind")) != "http_reranker":
+            found[f"teachers.{name}"] = str(entry["teacher"])
     if recipe["teacher"] == "train":
         found["teach.model"] = str(value(recipe, "teach", "model"))
     for name, entry in recipe["students"].items():
@@ -238,61 +251,41 @@ def models_of(recipe: Placed) -> dict[str, str]:  # where it is named → name
     return {where: name for where, name in found.items() if where == "model" or name not in first}
 
 
-# %% ../nbs/09d_looks.ipynb #d0520aae
-def asked_hub(name: str) -> str:  # "" when the hub has it
-    "What the hub says to one short question about a model."
-    from huggingface_hub import constants, hf_hub_url
+# %% ../nbs/09d_looks.ipynb #b65f76cb
+def fill_in(recipe: Placed) -> list[str]:  # what was made
+    "Make the stand-ins that a recipe names and that are not there."
+    wanted = [name for name in models_of(recipe).values() if name.startswith(STAND_INS) and not at(name).is_dir()]
+    if not wanted:
+        return []
+    from disti.standins import make_stand_ins  # with torch: seconds that other recipes save
 
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    request = urllib.request.Request(hf_hub_url(name, "config.json"), method="HEAD")
-    if token := os.environ.get("HF_TOKEN"):
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=5):
-            return ""
-    except urllib.error.HTTPError as error:
-        return "" if error.code in (403, 429, 500, 502, 503) else f"the hub answers {error.code}"
-    except (OSError, ValueError) as error:
-        return f"the hub cannot be reached ({plain(str(getattr(error, 'reason', error)))[:80]})"
+    return make_stand_ins(wanted)
 
 
-def absent(name: str) -> str:  # "" when it is there
-    "Why a model is not there."
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        if name in PACKAGED or Path(resolve_model(name)).is_dir():
-            return ""
-    except (OSError, ValueError) as error:
-        return str(error)
-    if name.count("/") != 1:
-        return f"no folder {name} and no packaged model of that name; choose from {', '.join(PACKAGED)}"
-    try:
-        known = any(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "modules.json"))
-    except ValueError as error:
-        return plain(str(error))
-    if known:
-        return ""
-    return (why := asked_hub(name)) and f"no folder {name}, none in the hub's cache, and {why}"
-
-
+# %% ../nbs/09d_looks.ipynb #2eaf7a40
 def missing_models(recipe: Placed) -> Iterator[Finding]:
-    "Models that are neither here nor at the hub, and folders that no model is."
+    "Models that are neither here nor at the hub, and folders that no model is; stand-ins are made."
+    fill_in(recipe)
     for where, name in models_of(recipe).items():
         if why := absent(name):
             yield Finding("models", "stop", f"{where}: {why}", "correct the path, or the hub name (owner/name)")
         elif (folder := at(name)).is_dir():
-            stage, key = ("score", "teacher_trust_remote_code") if where == "teacher" else ("mine", "trust_remote_code")
+            student, _, key = where.rpartition(".")
+            of = {
+                "teacher": ("score", "teacher_trust_remote_code"),
+                "embedding_teacher": ("align", "teacher_trust_remote_code"),
+            }
+            stage, flag = of.get(key, ("mine", "trust_remote_code"))
             try:
-                check_code(name, folder, value(recipe, stage, key))
+                check_code(name, folder, value(recipe, stage, flag, student if stage == "align" else ""))
             except (ValueError, OSError) as error:
                 yield Finding("models", "stop", f"{where}: {error}", "take another model, or its whole folder")
 
 
-# %% ../nbs/09d_looks.ipynb #f9ec31d6
+# %% ../nbs/09d_looks.ipynb #b9a097f4
 def model_digests(recipe: Placed) -> dict[str, str]:  # where it is named → digest; hub names are left out
-    "Digests of the model folders that a recipe names."
+    "Digests of the model folders that a recipe names; its stand-ins are made where they are missing."
+    fill_in(recipe)
     folders = {where: name for where, name in models_of(recipe).items() if at(name).is_dir()}
     return {where: model_digest(name) for where, name in folders.items()}
 
@@ -314,7 +307,7 @@ def examples(collection: "Collection", pairs: "TrainingPairs") -> list[tuple[str
     return [(texts[q], passages[doc_id]) for q, docs in qrels.items() for doc_id in docs]
 
 
-# %% ../nbs/09d_looks.ipynb #fa843a59
+# %% ../nbs/09d_looks.ipynb #e638fa83
 def lengths(recipe: Placed) -> Iterator[Finding]:
     "How many tokens student and teacher will read, and what that cuts."
     from disti.lengths import pair_length, some, student_length
@@ -326,7 +319,8 @@ def lengths(recipe: Placed) -> Iterator[Finding]:
     yield Finding("max_length", "note", f"the student reads {length} tokens of a text", "max_length=N for another")
     yield from [cut] if cut else []
     named = value(recipe, "teach", "model") if recipe["teacher"] == "train" else recipe["teacher"]
-    if recipe["teacher"] == "train" or "teacher" in models_of(recipe):
+    encoder = value(recipe, "score", "scorer_kind") == "cross_encoder"  # others cut by rules of their own
+    if recipe["teacher"] == "train" or ("teacher" in models_of(recipe) and encoder):
         wanted = value(recipe, "teach", "pair_length") if "pair_length" in stage_params("teach") else 0
         both = some(examples(collection, pairs), 2000)
         length, cut = pair_length(named or value(recipe, "mine", "model"), both, wanted=wanted)
@@ -389,9 +383,13 @@ def models_at_work(recipe: Placed) -> Iterator[Finding]:
     passages = student.encode_document([passage for _, passage in pairs], normalize_embeddings=True)
     yield spread_of("student", (queries * passages).sum(1))
     yield from wrong_layers(recipe, student)
-    if "teacher" in models_of(recipe):
-        scorer = load_scorer(value(recipe, "score", "scorer_kind"), recipe["teacher"])
-        yield spread_of("teacher", scorer(pairs))
+    for teacher in teachers_of(recipe) if "teacher" in models_of(recipe) else ():
+        of = job_values(recipe, "score", scorer=teacher)
+        options = read_options(of.get("scorer_options", ""))
+        if of.get("teacher_trust_remote_code"):
+            options["trust_remote_code"] = True
+        scorer = load_scorer(of.get("scorer_kind", "cross_encoder"), of["teacher"], options)
+        yield spread_of(teacher, scorer(pairs))
 
 
 # %% ../nbs/09d_looks.ipynb #8151f440

@@ -19,13 +19,14 @@ __all__ = [
     "mend_data",
     "take_stock",
     "run_jobs",
+    "warm_kernels",
     "run_pipeline",
     "parser",
     "plan_pipeline",
     "main",
 ]
 
-# %% ../nbs/09j_pipeline.ipynb #01b3e319
+# %% ../nbs/09j_pipeline.ipynb #49d1a712
 import argparse
 import json
 import os
@@ -36,6 +37,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,18 +45,19 @@ from typing import Any
 
 import yaml
 
-from .check import check_recipe, read_sets, show_findings
+from .check import check_owner, check_recipe, read_sets, show_findings
 from .findings import Finding, say, stop_on
 from .looks import model_digests
 from .manifests import manifest_path, wrong
 from .places import Placed
-from .recipe import check_owner, data_files, main_student, read_recipe, recipes, resolve_recipe
+from .recipe import data_files, main_student, read_recipe, recipes, resolve_recipe
 from .records import Known, project_root, text_id, write_text
 from .results import damaged, kept_manifest, mend, own_data, show_damage, siblings, strayed, take_away
-from .run import keep_findings, locked
+from .run import environment, keep_findings, locked, stage_env
 from .stage import resource
 from .sweep import swept
 from .terminal import Terminal
+from .warm import WarmKernels
 
 
 # %% ../nbs/09j_pipeline.ipynb #b6ea1b40
@@ -279,7 +282,22 @@ def run_jobs(words: list[str], home: Path, lock: int) -> None:
         )
 
 
-# %% ../nbs/09j_pipeline.ipynb #514a80eb
+# %% ../nbs/09j_pipeline.ipynb #b03132b3
+@contextmanager
+def warm_kernels(threads: int) -> Iterator[None]:
+    "For a while, kernels are forks of one process that has loaded the libraries."
+    if os.environ.get("DISTI_COLD"):
+        yield
+        return
+    warm = WarmKernels()
+    try:
+        with environment(**warm.start(stage_env({"threads": threads}, Path()))):
+            yield
+    finally:
+        warm.stop()
+
+
+# %% ../nbs/09j_pipeline.ipynb #aead73b8
 def run_pipeline(recipe: Placed, *, cores: int, until: str = "", profile: str = "", verify: bool = False) -> None:
     "Run a resolved recipe and print what came of it."
     home, started = project_root() / recipe["artifacts"] / recipe["run"], time.time()
@@ -289,9 +307,10 @@ def run_pipeline(recipe: Placed, *, cores: int, until: str = "", profile: str = 
         memory.start()
         words = partial(snakemake_words, recipe, config, cores=cores, profile=profile)
         take_stock(recipe, home, verify)
-        if not until:
-            mend(recipe, home, lambda targets: run_jobs(words(targets=targets), home, lock))
-        run_jobs(words(until=until), home, lock)
+        with warm_kernels(recipe["threads"]):
+            if not until:
+                mend(recipe, home, lambda targets: run_jobs(words(targets=targets), home, lock))
+            run_jobs(words(until=until), home, lock)
         memory.over.set()
     if until:
         say(f"done up to {until}")

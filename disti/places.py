@@ -167,7 +167,7 @@ def read_placed(path: Path) -> Placed:
     return made
 
 
-# %% ../nbs/00e_places.ipynb #ec697cdc
+# %% ../nbs/00e_places.ipynb #9e2236c7
 class Shape(BaseModel):
     "The parts of a recipe; everything else is a parameter of some stage."
 
@@ -178,6 +178,7 @@ class Shape(BaseModel):
     main: str = ""
     stages: dict[str, dict[str, Any]] = {}
     students: dict[str, dict[str, Any]] = {}
+    teachers: dict[str, dict[str, Any]] = {}
     scales: dict[str, dict[str, Any]] = {}
     digests: dict[str, str] = {}
 

@@ -17,7 +17,7 @@ __all__ = [
     "plot_forms",
 ]
 
-# %% ../nbs/20_quantize.ipynb #993f7c4f
+# %% ../nbs/20_quantize.ipynb #a70237b3
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +32,7 @@ from .evaluation import model_of
 from .findings import Finding
 from .metrics import measure
 from .plots import INK, MAIN, SOFT, drawing
+from .quantized import LANGUAGE_MODELS
 from .records import Row
 from .retrieve import max_passage
 from .sources import clusters_of
@@ -53,9 +54,11 @@ def one_model(name: str, home: Path, model: str = "") -> ModelRecord:  # home: a
     return model_of(name, home, model)
 
 
-# %% ../nbs/20_quantize.ipynb #06fa4418
+# %% ../nbs/20_quantize.ipynb #b28e76ce
 def kind_of(record: ModelRecord, kind: str = "") -> str:  # what the caller says goes first
     "reranker or student, from how the model was saved."
+    if kind in LANGUAGE_MODELS:
+        return kind
     if kind not in ("", "reranker", "student"):
         raise ValueError(f"a model is a reranker or a student, not {kind!r}")
     saved = model_folder(record.name) / "config_sentence_transformers.json"

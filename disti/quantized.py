@@ -8,6 +8,7 @@ __all__ = [
     "Way",
     "WAYS",
     "ON_CPU",
+    "LANGUAGE_MODELS",
     "weights_mb",
     "as_is",
     "in_bf16",
@@ -15,6 +16,8 @@ __all__ = [
     "by_onnx",
     "by_openvino",
     "check_ways",
+    "modules_behind",
+    "language_scorer",
     "scorer_of",
     "peak_mb",
     "measure_way",
@@ -22,7 +25,7 @@ __all__ = [
     "apart",
 ]
 
-# %% ../nbs/06l_quantized.ipynb #7642983d
+# %% ../nbs/06l_quantized.ipynb #bda11916
 import json
 import os
 import subprocess
@@ -44,7 +47,7 @@ from .models import load_student
 from .onnxbody import BITS, onnx_runner
 from .openvino import inputs_of, run_body, use_openvino
 from .records import Row, write_text
-from .scorers import Pair, cosines, keep_score_in_fp32, load_reranker, reranker_engine
+from .scorers import Pair, cosines, keep_score_in_fp32, load_reranker, load_scorer, reranker_engine
 from .weights import ModelRecord
 
 # %% ../nbs/06l_quantized.ipynb #70b80024
@@ -127,15 +130,42 @@ def check_ways(names: Sequence[str]) -> list[str]:  # fp32 first, each once
     return list(dict.fromkeys(["fp32", *names]))
 
 
-# %% ../nbs/06l_quantized.ipynb #5dda06ee
+# %% ../nbs/06l_quantized.ipynb #0b0d97d7
+LANGUAGE_MODELS = ("llm_reranker", "flag_reranker")
+
+
+def modules_behind(call: Any, depth: int = 3) -> list[torch.nn.Module]:
+    "The models that a function holds: in a partial's values, or in what it closes over."
+    if isinstance(call, torch.nn.Module):
+        return [call]
+    held = [*getattr(call, "args", ()), *(getattr(call, "keywords", None) or {}).values(), getattr(call, "func", None)]
+    held += [cell.cell_contents for cell in getattr(call, "__closure__", None) or ()]
+    own = getattr(call, "__self__", None)
+    found = [each for one in [*held, own] if one is not None and depth for each in modules_behind(one, depth - 1)]
+    return list(dict.fromkeys(found))
+
+
+def language_scorer(kind: str, record: ModelRecord, way: str, device: str = "") -> tuple[Any, float]:
+    "A reranker that is a language model, and MB of its weights."
+    if way not in ("fp32", "bf16", "int8", "int4"):
+        raise ValueError(f"a {kind} computes in fp32, bf16, int8 or int4, not in {way}; leave it out of ways")
+    options = {"precision": way, "max_length": record.max_length, "device": device}
+    scorer = load_scorer(kind, record.name, {key: value for key, value in options.items() if value})
+    held = modules_behind(scorer.engine.forward) if scorer.engine else []
+    return scorer, sum(map(weights_mb, held))  # type: ignore[arg-type]
+
+
+# %% ../nbs/06l_quantized.ipynb #aaf1b3a6
 def scorer_of(
-    kind: str,  # reranker | student
+    kind: str,  # reranker | student | llm_reranker | flag_reranker
     record: ModelRecord,  # with prompts and length
     way: str,  # of WAYS
     folder: Path,  # to write in
     device: str = "",  # "": a GPU if there is one
 ) -> tuple[Any, float]:
     "A callable from pairs to scores, and MB of its weights."
+    if kind in LANGUAGE_MODELS:
+        return language_scorer(kind, record, way, device)
     if kind not in ("reranker", "student"):
         raise ValueError(f"a model is a reranker or a student, not {kind!r}")
     model: Model = (

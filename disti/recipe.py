@@ -20,8 +20,8 @@ __all__ = [
     "apply_set",
     "check_entry",
     "check_student",
+    "check_teacher",
     "check_stages",
-    "scaled",
     "resolve_recipe",
     "main_student",
     "decided",
@@ -32,13 +32,12 @@ __all__ = [
     "run_recipe",
     "variant_of",
     "run_values",
-    "check_owner",
     "evaluation_files",
     "data_files",
     "general_files",
 ]
 
-# %% ../nbs/09b_recipe.ipynb #65cf23e7
+# %% ../nbs/09b_recipe.ipynb #e82e83fd
 import json
 import os
 import re
@@ -48,9 +47,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .names import name_fault, twin
-from .places import Placed, check_shape, merge, read_placed
+from .names import name_fault, score_folder, twin
+from .places import Placed, check_shape, read_placed
 from .records import at, choose
+from .scales import chosen, models_measured, scaled
 from disti.stage import (
     Parameter,
     cast,
@@ -89,7 +89,7 @@ def read_recipe(
     return recipe
 
 
-# %% ../nbs/09b_recipe.ipynb #c44c5d45
+# %% ../nbs/09b_recipe.ipynb #c15d993d
 FRAME = {  # what every run has
     "recipe": Parameter("", "name of the recipe the run belongs to"),
     "scale": Parameter("", 'one of the recipe\'s scales; "": full'),
@@ -101,8 +101,10 @@ FRAME = {  # what every run has
     "seed": Parameter(0, "of everything random"),
     "threads": Parameter(1, "CPU threads a stage"),
     "teacher": Parameter("train", "train, or a cross-encoder's folder or hub name"),
+    "only": Parameter("", 'students that are trained, blank between; "": all'),
+    "sets": Parameter("", "further collections, blank between, on which every model is measured"),
 }
-PARTS = ("stages", "students", "scales")
+PARTS = ("stages", "students", "teachers", "scales")
 STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # of one job, or of one student's entry
 TRAINS = ("distill", "lora", "align", "absorb", "forget")  # the stages that make students
 STUDENTS = ("steps", "epochs", "batch_size", "lr", "loss", "n_negatives", "layers", "fit")  # at the top: of those
@@ -131,20 +133,22 @@ def shared_params() -> dict[str, Parameter]:  # name → the parameter in the fi
     return found
 
 
-# %% ../nbs/09b_recipe.ipynb #bdac2d25
+# %% ../nbs/09b_recipe.ipynb #39e06ab7
 def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("students", "kl") or ("stages", "teach")
     "Whose parameters the part before a dot means: a student's or a stage's."
     students = recipe.get("students", {})
     if word in students:
         return "students", word
-    names = [*students, *map(short, stages()), *stages()]
+    if word in (teachers := recipe.get("teachers", {})):
+        return "teachers", word
+    names = [*students, *teachers, *map(short, stages()), *stages()]
     return "stages", short(find_stage(choose(word, names, "student or stage")).stem)
 
 
-# %% ../nbs/09b_recipe.ipynb #a85f242b
+# %% ../nbs/09b_recipe.ipynb #4b6d566c
 def stage_of(part: str, name: str, values: Mapping[str, Any]) -> str:
     "The stage that an entry of `students` or `stages` speaks of."
-    return str(values.get("stage", "distill")) if part == "students" else name
+    return str(values.get("stage", "distill")) if part == "students" else "score" if part == "teachers" else name
 
 
 # %% ../nbs/09b_recipe.ipynb #06c42144
@@ -210,6 +214,22 @@ def check_student(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[
     return {"stage": stage} | check_entry(recipe, "students", name, stage, rest)
 
 
+# %% ../nbs/09b_recipe.ipynb #7659b9d9
+def check_teacher(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    "Check the entry of a further teacher: its name, which model it is, and parameters of stage score."
+    where = recipe.place("teachers", name)
+    if not score_folder(f"teacher-{name}") or name_fault(name) or name in recipe.get("students", {}):
+        raise ValueError(
+            f"{where}: teacher {name[:60]!r} needs another name: a letter first, then letters, digits, - and _, and no "
+            "student's"
+        )
+    if str(values.get("teacher") or "train") == "train":
+        raise ValueError(
+            f"{where}: teacher {name} needs a model; teachers: {{{name}: {{teacher: FOLDER or hub name}}}}"
+        )
+    return check_entry(recipe, "teachers", name, "score", values)
+
+
 # %% ../nbs/09b_recipe.ipynb #065e345c
 def check_stages(recipe: Placed) -> dict[str, dict[str, Any]]:  # by the stage's short name
     "Check what a recipe says of single stages."
@@ -227,20 +247,7 @@ def check_stages(recipe: Placed) -> dict[str, dict[str, Any]]:  # by the stage's
     return made
 
 
-# %% ../nbs/09b_recipe.ipynb #1d334226
-def scaled(recipe: Placed, scale: str) -> Placed:
-    "A recipe with one of its scales laid over it; which one stays in it as a fact."
-    scales = recipe.pop("scales", {})
-    made = Placed(recipe)
-    if scale and scale != "full" and (scales or recipe.get("scale") != scale):
-        made = Placed(merge(recipe, scales[choose(scale, ["full", *scales], "scale")]))
-    made.path, made.lines = recipe.path, recipe.lines
-    check_shape(made)
-    made["scale"] = "" if scale == "full" else scale
-    return made
-
-
-# %% ../nbs/09b_recipe.ipynb #65e3bf0e
+# %% ../nbs/09b_recipe.ipynb #abeebc9c
 def resolve_recipe(
     config: Mapping[str, Any],  # a recipe as read from its file
     scale: str = "",  # one of its scales; "" takes its own key `scale`
@@ -253,18 +260,21 @@ def resolve_recipe(
     recipe = scaled(recipe, scale)
     for key, value in sets.items():
         apply_set(recipe, key, value)
+    recipe["students"] = chosen(recipe)
     if "collection" in sets and "run" not in sets:  # another collection never writes into the demo's folder
         recipe["run"] = recipe["collection"] + (f"-{recipe['scale']}" if recipe["scale"] else "")
     known = shared_params()
     for key, parameter in FRAME.items():
         recipe.setdefault(key, parameter.default)
-    for key in recipe.keys() - {"stages", "students", "digests"}:
+    for key in recipe.keys() - {"stages", "students", "teachers", "digests"}:
         try:
             recipe[key] = cast(key, recipe[key], known[choose(key, list(known), "recipe key")], "the recipe")
         except ValueError as error:
             raise ValueError(f"{recipe.place(key)}: {error}" if recipe.path else str(error)) from None
     recipe["stages"] = check_stages(recipe)
     recipe["students"] = {name: check_student(recipe, name, v) for name, v in recipe.get("students", {}).items()}
+    if "teachers" in recipe:
+        recipe["teachers"] = {name: check_teacher(recipe, name, v) for name, v in recipe["teachers"].items()}
     return recipe
 
 
@@ -277,11 +287,11 @@ def main_student(recipe: Mapping[str, Any]) -> str:
     return choose(recipe.get("main") or students[0], students, "student")
 
 
-# %% ../nbs/09b_recipe.ipynb #8e2ea004
+# %% ../nbs/09b_recipe.ipynb #bd9edbf5
 def decided(recipe: Mapping[str, Any], stage: str) -> dict[str, Any]:
     "What the path itself decides for a stage: whose scores, which student."
     main, word = main_student(recipe), short(find_stage(stage).stem)
-    models = " ".join(["bm25", "untrained", "teacher", *recipe["students"]])
+    models = " ".join(models_measured(recipe))
     return {
         "cases": {"model_b": main},
         "gap": {"student": main, "reference": "untrained"},
@@ -289,7 +299,7 @@ def decided(recipe: Mapping[str, Any], stage: str) -> dict[str, Any]:
     }.get(word, {})
 
 
-# %% ../nbs/09b_recipe.ipynb #fd34c6f9
+# %% ../nbs/09b_recipe.ipynb #f44a2d30
 def job_values(
     recipe: Mapping[str, Any],  # resolved
     stage: str,
@@ -300,6 +310,8 @@ def job_values(
     "The parameters of one job: shared ones that the stage has, the stage's own, the student's own."
     known, word = known_params(stage), short(find_stage(stage).stem)
     own = recipe["stages"].get(word, {}) | recipe["students"].get(student, {})
+    if word == "score":  # a further teacher is another model, in its own words
+        own |= recipe.get("teachers", {}).get(str(fixed.get("scorer", "")).removeprefix("teacher-"), {})
     shared = {key: value for key, value in recipe.items() if key in known and goes_to(key, stage)}
     named = {"name": student} if student else {}
     values = shared | {key: value for key, value in own.items() if key != "stage" or key in known}
@@ -375,25 +387,6 @@ def run_values(
     hand = ", ".join(f"{key} {value}" for key, value in given.items() if key not in told | {"name": ""})
     said = f"values of {os.path.relpath(home)}/recipe.yaml{whose}{', and by hand: ' if hand else ''}{hand}"
     return values, variant_of(find_stage(stage).stem, values), said
-
-
-# %% ../nbs/09b_recipe.ipynb #89d0ef02
-def check_owner(home: Path, recipe: Mapping[str, Any]) -> None:
-    "Refuse a run's folder that belongs to another recipe, collection or scale."
-    path = home / "recipe.yaml"
-    if other := twin(home.name, [each.name for each in home.parent.iterdir()] if home.parent.is_dir() else []):
-        raise ValueError(
-            f"run {home.name!r} and the run {other!r} that is there are one folder on some disks; take another name"
-        )
-    if not path.is_file():
-        return
-    kept = read_recipe(path)
-    for key in ("recipe", "collection", "scale"):
-        if str(kept.get(key, recipe[key])) != str(recipe[key]):
-            raise ValueError(
-                f"{os.path.relpath(home)} belongs to {key} {kept[key] or 'full'!r}, and this is "
-                f"{recipe[key] or 'full'!r}; take another folder: --set run=NAME"
-            )
 
 
 # %% ../nbs/09b_recipe.ipynb #9bb40092

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "PLACES",
+    "scores_made",
     "results_of",
     "written_from",
     "strayed",
@@ -28,7 +29,7 @@ __all__ = [
     "check_files",
 ]
 
-# %% ../nbs/09f_results.ipynb #340550e1
+# %% ../nbs/09f_results.ipynb #7687238c
 import argparse
 import json
 import os
@@ -42,13 +43,24 @@ from typing import Any
 from .findings import Finding, say
 from .looks import asks_written
 from .manifests import Hash, content, manifest_path, read_facts, read_manifest, stamped, stream_hash, wrong
+from .names import score_folder
 from .places import Placed
 from .recipe import data_files, job_values, main_student, value
 from .records import Known, Row, at, project_root
+from .scales import models_measured, teachers_of
 from .stage import find_stage, stage_params
 
 
-# %% ../nbs/09f_results.ipynb #85c4333d
+# %% ../nbs/09f_results.ipynb #bf267274
+def scores_made(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # file in the run's folder, stage, values
+    "What teachers and students score."
+    for name in (*teachers_of(recipe), main_student(recipe), "untrained"):
+        values, folder = job_values(recipe, "score", scorer=name), score_folder(name)
+        for split in ("train", "dev", "test") if folder else value(recipe, "score", "splits").split():
+            yield f"{folder}/{split}.jsonl" if folder else f"student-score/{name}-{split}.jsonl", "score", values
+
+
+# %% ../nbs/09f_results.ipynb #6c82d20e
 def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # file in the run's folder, stage, values
     "What the jobs of a recipe make, and with which values."
     for name in ("pairs", "queries", "ledger") if value(recipe, "mine", "pairs_from") == "synthetic" else ():
@@ -60,29 +72,34 @@ def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
     trained = job_values(recipe, "teach")
     for fold in range(trained.get("n_folds", 2)) if recipe["teacher"] == "train" else ():
         yield f"models/teacher-{fold}", "teach", trained | {"fold": fold}
-    for split in ("train", "dev", "test"):
-        yield f"teacher-score/{split}.jsonl", "score", job_values(recipe, "score", scorer="teacher")
+    yield from scores_made(recipe)
     for name, entry in recipe["students"].items():
         yield f"models/{name}", entry["stage"], job_values(recipe, entry["stage"], name)
-    for name in (main_student(recipe), "untrained"):
-        yield f"student-score/{name}-test.jsonl", "score", job_values(recipe, "score", scorer=name)
-    for name in ("bm25", "untrained", "teacher", *recipe["students"]):
+    for name in models_measured(recipe):
         place = f"results/{name}/{recipe['collection']}/measures.jsonl"
         yield place, "evaluate", job_values(recipe, "evaluate", model_name=name)
-    main, models = main_student(recipe), " ".join(["bm25", "untrained", "teacher", *recipe["students"]])
+    main, models = main_student(recipe), " ".join(models_measured(recipe))
+    for other in recipe["sets"].split():
+        for name in (each for each in models_measured(recipe) if not score_folder(each)):
+            values = job_values(recipe, "evaluate", model_name=name, collection=other)
+            yield f"results/{name}/{other}/measures.jsonl", "evaluate", values
+    if "quantize" in recipe["stages"]:
+        name = value(recipe, "quantize", "model_name")
+        yield f"benchmark/quantize-{name}.json", "quantize", job_values(recipe, "quantize")
     yield "case-study/cases.jsonl", "cases", job_values(recipe, "cases", model_b=main)
     yield "gap/gap.jsonl", "gap", job_values(recipe, "gap", student=main, reference="untrained")
     yield "results/report.html", "compare", job_values(recipe, "compare", models=models, main=main)
 
 
-# %% ../nbs/09f_results.ipynb #9d9821c7
+# %% ../nbs/09f_results.ipynb #2214a960
 def written_from(recipe: Placed) -> list[Path]:  # [] where the corpus is all
     "What training queries are written from besides the corpus: a batch's output, example queries."
     from disti.bedrock import output_files
 
     of = {name: str(value(recipe, "synthesize", name)) for name in ("how", "path", "seeds")}
     found = [Path(of["seeds"])] if of["seeds"] else []
-    return found + (output_files(Path(of["path"])) if "bedrock-output" in of["how"] and of["path"] else [])
+    folders = of["path"].split() if "bedrock-output" in of["how"] else []
+    return found + [file for folder in folders for file in output_files(Path(folder))]
 
 
 # %% ../nbs/09f_results.ipynb #bbd49d6b

@@ -24,7 +24,7 @@ __all__ = [
     "main",
 ]
 
-# %% ../nbs/09c_run.ipynb #21b1f317
+# %% ../nbs/09c_run.ipynb #26041cd7
 import argparse
 import fcntl
 import importlib
@@ -48,6 +48,7 @@ from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
 from .stage import check_params, code_cells, find_stage, stage_params, unquoted
 from .terminal import Lines, patiently
+from .warm import NAME
 
 
 # %% ../nbs/09c_run.ipynb #108cddb6
@@ -131,7 +132,7 @@ def batch_notebook(path: Path) -> Any:  # an nbformat notebook
     return notebook
 
 
-# %% ../nbs/09c_run.ipynb #175236f4
+# %% ../nbs/09c_run.ipynb #6cea7b19
 PAPERMILL: dict[str, Any] = {
     "kernel_name": "python3",
     "language": "python",
@@ -153,7 +154,8 @@ def execute(
     with replacing(output) as temporary, environment(**env):
         try:
             place = str(temporary).replace("{", "{{").replace("}", "}}")  # papermill fills in {placeholders}
-            begun = partial(execute_notebook, batch_notebook(path), place, params, cwd=project_root(), **PAPERMILL)
+            how = PAPERMILL | ({"kernel_name": NAME} if os.environ.get("DISTI_WARM") else {})
+            begun = partial(execute_notebook, batch_notebook(path), place, params, cwd=project_root(), **how)
             patiently(partial(begun, stdout_file=lines, stderr_file=errors), "before replying")
         except PapermillExecutionError as error:
             failure = plain(f"{error.ename}: {error.evalue}")
@@ -254,7 +256,7 @@ def end_at_once(_signal: int = 0, _frame: Any = None) -> None:
     os._exit(130)
 
 
-# %% ../nbs/09c_run.ipynb #a4e08e69
+# %% ../nbs/09c_run.ipynb #ba0791a2
 COMMANDS = {
     "run": ("disti.run:run_command", "run one stage: disti run mine -p run demo -p depth 15"),
     "params": ("disti.run:params_command", "the parameters of a stage, with defaults and meaning"),
@@ -277,6 +279,8 @@ COMMANDS = {
     "import": ("disti.imports:main", "read data in other formats, or documents: disti import PATH --name NAME"),
     "export": ("disti.exports:main", "write a collection, or the lists of a run, as others read them"),
     "download": ("disti.download:main", "fetch a public collection by name: disti download --list"),
+    "hold-out": ("disti.combine:hold_out_command", "make a test set of a part of the pairs: disti hold-out qrecc"),
+    "join": ("disti.combine:join_command", "the pairs of several collections in one file: disti join A B --name C"),
     "demo-data": ("disti.docstrings:main", "make the demo's collection from installed packages"),
 }
 

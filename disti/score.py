@@ -14,6 +14,8 @@ __all__ = [
     "teacher_jobs",
     "load_student_scorer",
     "models_asked",
+    "seen_before",
+    "labels_json",
     "score_student",
     "collapsed",
     "cut_share",
@@ -25,7 +27,8 @@ __all__ = [
     "score_table",
 ]
 
-# %% ../nbs/13_score.ipynb #69ec93c2
+# %% ../nbs/13_score.ipynb #7cada382
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +46,7 @@ from .gate import gate as asked_gate
 from .manifests import need
 from .metrics import ndcg10
 from .models import ModelRecord, Precision
+from .names import score_folder
 from .records import Row, json_lines, read_rows
 from .scorers import Scorer, embedding_scorer
 from .shards import Job
@@ -146,12 +150,39 @@ def load_student_scorer(
     return replace(embedding_scorer(record.name, precision=precision, **own), name=name)
 
 
-# %% ../nbs/13_score.ipynb #c28faee9
+# %% ../nbs/13_score.ipynb #7a63ebc1
 def models_asked(scorer: str, teacher: str, n_folds: int) -> list[str]:
     "Names of the models of this run that a stage with these parameters reads."
-    if scorer == "teacher":
+    if score_folder(scorer):
         return [f"teacher-{k}" for k in range(n_folds)] if teacher == "train" else []
     return [scorer] if scorer != "untrained" else []
+
+
+# %% ../nbs/13_score.ipynb #acf4d7d4
+def seen_before(teacher: str, n_folds: int) -> list[Finding]:
+    "Whether the teacher labels what it was trained on."
+    if teacher != "train" or n_folds > 1:
+        return []
+    says = "the teacher was trained on the queries that it labels: its scores of them are surer than of others"
+    return [Finding("folds", "warn", says, "n_folds=2 labels every query by a teacher that has not seen it")]
+
+
+# %% ../nbs/13_score.ipynb #65f6ad8c
+def labels_json(
+    scored: Sequence[Row],  # kind scored: training lists
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    told: Row,  # of the teacher
+) -> str:
+    "The teacher's scores of the training pairs (a query with a passage that answers it), with their texts, as JSON."
+    pairs = [
+        {"query": queries[row["query_id"]], "document": corpus[doc], "score": float(score)}
+        | {"query_id": row["query_id"], "doc_id": doc}
+        for row in scored
+        for doc, score, label in zip(row["doc_ids"], row["scores"], row["labels"], strict=True)
+        if label > 0
+    ]
+    return json.dumps({"teacher": told, "n_pairs": len(pairs), "pairs": pairs}, indent=1, ensure_ascii=False) + "\n"
 
 
 # %% ../nbs/13_score.ipynb #fcc79c6b

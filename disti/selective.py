@@ -14,16 +14,20 @@ __all__ = [
     "by_percentile",
     "by_margin",
     "select",
+    "narrowed",
+    "check_left",
+    "written_by",
 ]
 
-# %% ../nbs/07c_selective.ipynb #c8b921d0
+# %% ../nbs/07c_selective.ipynb #855b54f6
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .records import Row, RowError
+from .records import Row, RowError, choose, read_rows
 
 
 # %% ../nbs/07c_selective.ipynb #33cbfcc7
@@ -149,7 +153,7 @@ def by_margin(
                       else f"margin > {high:g}" if value > high else "")  # fmt: skip
 
 
-# %% ../nbs/07c_selective.ipynb #4acb3ce2
+# %% ../nbs/07c_selective.ipynb #52ca4fee
 RULES: dict[str, Callable[..., Selection]] = {"percentile": by_percentile, "margin": by_margin}
 
 
@@ -167,7 +171,7 @@ def select(
         values = []
     if not 0 < len(values) < (2 if name == "percentile" else 3):
         raise ValueError(f"cannot read the rule {rule!r}; write percentile 80, margin 0 or margin 0 5")
-    if not rule.strip():
+    if not rule.strip() or not scored:
         return Selection(list(scored), [], {"lists": len(scored), "lists_kept": len(scored)})
     kept = RULES[name](scored, *values)
     if scored and not kept.groups:
@@ -177,3 +181,45 @@ def select(
             "score, or learn from all of them with an empty rule"
         )
     return kept
+
+
+# %% ../nbs/07c_selective.ipynb #a0fca2c4
+def narrowed(
+    rows: Sequence[Row],  # kind scored
+    miners: str = "",  # negatives of these only, blank between; "" for all
+    queries: Collection[str] | None = None,  # ids; None for all
+) -> list[Row]:
+    "Lists of some queries, with the negatives of some miners; a list that has none left is gone."
+    wanted = miners.split()
+    left = [row for row in rows if queries is None or row["query_id"] in queries]
+    if not wanted:
+        return check_left(left, rows, "of those queries")
+    made, known = [], set[str]()
+    for row in left:
+        if len(sources := row.get("sources", [])) != len(row["doc_ids"]):
+            raise RowError(f"query {row['query_id']!r} does not say who mined its passages; mine and score again")
+        known |= set(sources)
+        gone = {i for i, by in enumerate(sources) if row["labels"][i] <= 0 and by not in wanted}
+        kept = kept_of(row, gone)
+        made += [kept] if min(kept["labels"]) <= 0 else []
+    for name in wanted:
+        choose(name, sorted(known - {"positive"} | {*wanted} & {"bm25", "dense", "fused", "random", "given"}), "miner")
+    return check_left(made, rows, f"with negatives of {miners}")
+
+
+def check_left(left: list[Row], rows: Sequence[Row], what: str) -> list[Row]:
+    "The lists that are left; none is an error."
+    if rows and not left:
+        raise ValueError(f"none of {len(rows)} lists is {what}; look at what mining and synthesize wrote")
+    return left
+
+
+# %% ../nbs/07c_selective.ipynb #b5e1e4a0
+def written_by(path: str | Path | None, ways: str) -> set[str] | None:  # None: no choice is made
+    "The queries that some ways wrote, of a file that synthesize wrote."
+    if path is None or not ways.strip():
+        return None
+    rows = read_rows(path, "queries")
+    known = sorted({str(row.get("how", "")) for row in rows})
+    asked = {choose(way, known, "writer of queries") for way in ways.split()}
+    return {row["_id"] for row in rows if row.get("how") in asked}

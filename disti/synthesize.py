@@ -45,7 +45,7 @@ def chat_drafts(
     return drafts_in(ask_all(chat, records, path), records)
 
 
-# %% ../nbs/10_synthesize.ipynb #99f02a13
+# %% ../nbs/10_synthesize.ipynb #07f35d16
 def write_drafts(
     ways: Sequence[str],  # of `ways_of`
     doc_ids: Sequence[str],  # passages asked
@@ -56,13 +56,15 @@ def write_drafts(
     chat: Chat | None = None,
     replies: str | Path = "",  # where chat's are kept
     prices: tuple[float, float] = (0, 0),
-    given: str | Path = "",  # folder with a batch's output
+    given: Sequence[str | Path] = (),  # folders with a batch's output
 ) -> tuple[list[Row], list[Finding]]:  # drafts; what was noticed
     "The drafts of all ways."
     drafts, said = drafts_of(doc_ids, collection, [way for way in ways if way in WAYS], seen), list[Finding]()
     if chat:
         drafts += chat_drafts({d: collection.corpus[d] for d in doc_ids}, prompts, chat, replies, prices)
-    if given:
-        records, answers, said = foreign_replies(given, collection.corpus)
-        drafts += drafts_in(answers, records)
+    for folder in given:
+        records, answers, more = foreign_replies(folder, collection.corpus)
+        own = drafts_in(answers, records)
+        drafts += [d | {"how": f"{d['how']}:{Path(folder).name}"} for d in own] if len(given) > 1 else own
+        said += more
     return drafts, said

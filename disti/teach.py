@@ -46,7 +46,7 @@ from .training import fit
 from .weights import ModelRecord
 
 
-# %% ../nbs/12_teach.ipynb #4ca7e5fb
+# %% ../nbs/12_teach.ipynb #86d51e40
 def training_groups(
     groups: Sequence[Row],  # kind group
     *,
@@ -58,7 +58,8 @@ def training_groups(
     "The groups that a fold's teacher may see."
     if not -1 <= fold < n_folds:
         raise ValueError(f"no fold {fold} of {n_folds}; choose 0 to {n_folds - 1}, or -1 to hold out none")
-    seen = [group for group in groups if fold < 0 or fold_of(group, n_folds, seed) != fold]
+    held = fold if n_folds > 1 else -1  # a single teacher sees all
+    seen = [group for group in groups if held < 0 or fold_of(group, n_folds, seed) != held]
     if not seen:
         raise ValueError(
             f"fold {fold} of {n_folds} leaves no query of {len(groups)} to train on; mine more queries or use fold=-1"

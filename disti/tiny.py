@@ -4,6 +4,8 @@
 
 # %% auto #0
 __all__ = [
+    "Encoder",
+    "ROLES",
     "TinyLLM",
     "SPECIALS",
     "GEMMA",
@@ -40,15 +42,23 @@ def frequent_words(texts: Collection[str], split: Any) -> tuple[list[str], list[
     return kept, sorted({letter for word in counts for letter in word}), counts
 
 
-# %% ../nbs/05a_tiny.ipynb #2f5de1ec
-def tiny_words(texts: Collection[str], kind: Literal["bert", "xlm-roberta"]) -> Any:
-    "A tokenizer of a family: WordPiece for BERT, Unigram for XLM-R."
-    bert = kind == "bert"
-    start, stop, pad, unknown = ("[CLS]", "[SEP]", "[PAD]", "[UNK]") if bert else ("<s>", "</s>", "<pad>", "<unk>")
-    split: Any = pre_tokenizers.BertPreTokenizer() if bert else pre_tokenizers.Metaspace()
-    special = [pad, unknown, start, stop] if bert else [start, pad, stop, unknown]
+# %% ../nbs/05a_tiny.ipynb #fb641780
+Encoder = Literal["bert", "mpnet", "xlm-roberta"]
+ROLES = {  # first, last, filling and unknown token
+    "bert": ("[CLS]", "[SEP]", "[PAD]", "[UNK]"),
+    "mpnet": ("<s>", "</s>", "<pad>", "[UNK]"),
+    "xlm-roberta": ("<s>", "</s>", "<pad>", "<unk>"),
+}
+
+
+def tiny_words(texts: Collection[str], kind: Encoder) -> Any:
+    "A tokenizer of a family: WordPiece for BERT and MPNet, Unigram for XLM-R."
+    pieced = kind != "xlm-roberta"
+    start, stop, pad, unknown = ROLES[kind]
+    split: Any = pre_tokenizers.BertPreTokenizer() if pieced else pre_tokenizers.Metaspace()
+    special = [pad, unknown, start, stop] if kind == "bert" else [start, pad, stop, unknown]
     kept, letters, counts = frequent_words(texts, split)
-    if bert:
+    if pieced:
         pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *kept])
         made = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token=unknown))
     else:
@@ -57,7 +67,7 @@ def tiny_words(texts: Collection[str], kind: Literal["bert", "xlm-roberta"]) -> 
         made = Tokenizer(models.Unigram(ready, unk_id=special.index(unknown)))
     made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), split
     ends = [(token, made.token_to_id(token)) for token in (start, stop)]
-    pair = f"{start} $A {stop} $B {stop}" if bert else f"{start} $A {stop} {stop} $B {stop}"
+    pair = f"{start} $A {stop} $B {stop}" if kind == "bert" else f"{start} $A {stop} {stop} $B {stop}"
     made.post_processor = processors.TemplateProcessing(single=f"{start} $A {stop}", pair=pair, special_tokens=ends)
     roles = {"cls_token": start, "sep_token": stop, "pad_token": pad, "unk_token": unknown}
     return PreTrainedTokenizerFast(
@@ -65,12 +75,12 @@ def tiny_words(texts: Collection[str], kind: Literal["bert", "xlm-roberta"]) -> 
     )
 
 
-# %% ../nbs/05a_tiny.ipynb #4bc3b7f9
+# %% ../nbs/05a_tiny.ipynb #c56d7827
 def tiny_encoder(
     folder: str | Path,  # written here
     texts: Collection[str],  # whose words are the vocabulary
     *,
-    kind: Literal["bert", "xlm-roberta"] = "bert",
+    kind: Encoder = "bert",
     hidden_size: int = 32,
     layers: int = 2,
     seed: int = 0,
@@ -86,7 +96,7 @@ def tiny_encoder(
         intermediate_size=2 * hidden_size,
         max_position_embeddings=132,
         pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=2 if kind == "bert" else 1,
+        **({} if kind == "mpnet" else {"type_vocab_size": 2 if kind == "bert" else 1}),
     )
     torch.manual_seed(seed)
     AutoModel.from_config(config).save_pretrained(folder)

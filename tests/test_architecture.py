@@ -138,7 +138,11 @@ def test_imports_go_down(name: str) -> None:
         )
 
 
-LAZY = {"run", "scorers"}  # tables of commands and of scorers name `module:function`, imported when asked for
+LAZY = {
+    "run",
+    "scorers",
+    "warm",
+}  # libraries loaded ahead; tables of commands and of scorers name `module:function`, imported when asked for
 
 
 @pytest.mark.parametrize("name", MODULES)
