@@ -79,8 +79,7 @@ def distil(
         raise ValueError(f"{loss} needs a teacher's vectors, and lists have its scores only; stage align has them")
     student, facts = train_student(
         lists, model, loss, layers=layers, method=method, lora=lora, head=head, settings=settings,
-        checkpoints=checkpoints, history=history, dev=dev, adapter=adapter,
-    )  # fmt: skip
+        checkpoints=checkpoints, history=history, dev=dev, adapter=adapter)  # fmt: skip
     trained = parse(facts["objective"])
     return student, facts | {"teacher": sharpness(trained, lists), "skipped_lists": trained.skipped(lists)}
 

@@ -48,7 +48,7 @@ from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
 from .stage import check_params, code_cells, find_stage, stage_params, unquoted
 from .terminal import Lines, patiently
-from .warm import NAME
+from .warm import kernel_name
 
 
 # %% ../nbs/09c_run.ipynb #108cddb6
@@ -134,7 +134,6 @@ def batch_notebook(path: Path) -> Any:  # an nbformat notebook
 
 # %% ../nbs/09c_run.ipynb #6cea7b19
 PAPERMILL: dict[str, Any] = {
-    "kernel_name": "python3",
     "language": "python",
     "progress_bar": False,
     "start_timeout": 300,  # seconds; a busy machine takes its time to start a kernel
@@ -154,8 +153,8 @@ def execute(
     with replacing(output) as temporary, environment(**env):
         try:
             place = str(temporary).replace("{", "{{").replace("}", "}}")  # papermill fills in {placeholders}
-            how = PAPERMILL | ({"kernel_name": NAME} if os.environ.get("DISTI_WARM") else {})
-            begun = partial(execute_notebook, batch_notebook(path), place, params, cwd=project_root(), **how)
+            begun = partial(execute_notebook, batch_notebook(path), place, params, cwd=project_root(),
+                            **PAPERMILL, kernel_name=kernel_name())  # fmt: skip
             patiently(partial(begun, stdout_file=lines, stderr_file=errors), "before replying")
         except PapermillExecutionError as error:
             failure = plain(f"{error.ename}: {error.evalue}")

@@ -13,6 +13,7 @@ __all__ = [
     "serve",
     "ask",
     "main",
+    "kernel_name",
     "WarmKernels",
 ]
 
@@ -131,6 +132,11 @@ def main(words: Sequence[str]) -> None:
 
 # %% ../nbs/00l_warm.ipynb #5946ba51
 NAME = "disti-warm"
+
+
+def kernel_name() -> str:
+    "The kernel that stages run in: warm where somebody keeps one so."
+    return NAME if os.environ.get("DISTI_WARM") else "python3"
 
 
 class WarmKernels:
