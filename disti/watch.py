@@ -16,15 +16,18 @@ __all__ = [
     "news",
     "run_folder",
     "watch",
+    "recovered",
     "main",
 ]
 
 # %% ../nbs/09i_watch.ipynb #92cf466e
 import argparse
+import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,23 +204,45 @@ def watch(
             run = read_run(home)
 
 
+# %% ../nbs/09i_watch.ipynb #3717bd4f
+def recovered(
+    home: Path,  # artifacts/RUN
+    tries: int,  # times that the run is given again
+    follow: Callable[[Path], int],  # until it is over; the exit code of `watch`
+    run: Callable[[list[str]], object] = subprocess.call,
+) -> int:  # the last exit code
+    "Follow a run, and give it again when it stopped before its end."
+    recipe, code = home / "recipe.yaml", follow(home)
+    for attempt in range(1, tries + 1):
+        if code == 0 or not recipe.exists():
+            break
+        print(f"run {plain(home.name)} stopped before its end; given again, {attempt} of {tries} times", flush=True)
+        run([sys.executable, "-m", "disti", "pipeline", str(recipe)])
+        code = follow(home)
+    return code
+
+
 # %% ../nbs/09i_watch.ipynb #d835ff7d
 def main(words: list[str] | None = None) -> int:
     "The command `disti watch`."
     parser = argparse.ArgumentParser(
         "disti watch",
-        description="Show a run as it goes: stages, training, checkpoints, memory. It only reads, so it "
-        "may be started and stopped at any time. Exit code: 0 the run finished, 1 it failed, 2 nothing runs there, "
+        description="Show a run as it goes: stages, training, checkpoints, memory. It only reads (but for --recover), "
+        "so it may be started and stopped at any time. Exit code: 0 the run finished, 1 it failed, 2 nothing runs there, "
         "3 it runs (--once), 130 Ctrl-C.",
     )
     parser.add_argument("run", nargs="?", default="demo", help="name of a run below artifacts, or its folder")
     parser.add_argument("--artifacts", default="artifacts", help="folder of all runs")
     parser.add_argument("--once", action="store_true", help="one look")
+    parser.add_argument("--recover", action="store_true", help="give the run again when it stops before its end")
+    parser.add_argument("--tries", type=int, default=3, help="how often, with --recover (default: 3)")
     parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between looks (default: 2)")
     asked = parser.parse_args(words)
     if asked.interval <= 0:
         raise ValueError(f"--interval is above 0 seconds, got {asked.interval:g}")
+    follow = partial(watch, once=asked.once, interval=asked.interval)
     try:
-        return watch(run_folder(asked.run, asked.artifacts), once=asked.once, interval=asked.interval)
+        home = run_folder(asked.run, asked.artifacts)
+        return recovered(home, asked.tries, follow) if asked.recover and not asked.once else follow(home)
     except KeyboardInterrupt:
         return 130

@@ -22,6 +22,7 @@ HEADING = re.compile(r"(\]\((?:[\w./-]+\.ipynb)?#)([\w-]+)\)")  # Jupyter keeps 
 SPOKEN = re.compile(
     r"(```.*?```|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$)|`(?:disti\.)?(?:(\w+)\.)?(\w+)(?:\(\))?`", re.S
 )  # a name in backticks
+SYSTEMS = ("bge-m3", "projection", "hybrid-selective", "search-service", "cross-encoder-lora")  # pages of their own
 GROUPS = {"Stages": range(10, 30), "Library": range(0, 10)}  # by the number a notebook's name starts with
 
 
@@ -238,6 +239,7 @@ def page_groups() -> dict[str, list[str]]:
             "serving",
             "measured",
         ],
+        "Systems": ["systems", *(f"system-{name}" for name in SYSTEMS)],
     }
     for caption, numbers in GROUPS.items():
         groups[caption] = [stem for stem in stems if int(stem[:2]) in numbers]
