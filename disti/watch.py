@@ -228,8 +228,8 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "disti watch",
         description="Show a run as it goes: stages, training, checkpoints, memory. It only reads (but for --recover), "
-        "so it may be started and stopped at any time. Exit code: 0 the run finished, 1 it failed, 2 nothing runs there, "
-        "3 it runs (--once), 130 Ctrl-C.",
+        "so it may be started and stopped at any time. Exit code: 0 the run finished, 1 it failed, 2 nothing runs "
+        "there, 3 it runs (--once), 130 Ctrl-C.",
     )
     parser.add_argument("run", nargs="?", default="demo", help="name of a run below artifacts, or its folder")
     parser.add_argument("--artifacts", default="artifacts", help="folder of all runs")
