@@ -16,7 +16,7 @@ __all__ = [
     "Engine",
 ]
 
-# %% ../nbs/06s_engine.ipynb #dea9bda6
+# %% ../nbs/06s_engine.ipynb #0109f2cb
 import math
 import os
 import threading
@@ -128,7 +128,7 @@ def use_threads(n: int) -> None:
     faiss.omp_set_num_threads(n)
 
 
-# %% ../nbs/06s_engine.ipynb #ec838237
+# %% ../nbs/06s_engine.ipynb #ea3c0d5c
 class Engine:
     "Everything that answers."
 

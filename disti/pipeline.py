@@ -238,6 +238,7 @@ def show_result(recipe: Placed, home: Path, started: float, peak: int) -> None:
     if recipe["scale"]:
         say(NOTHING.format(scale=recipe["scale"]))
     say(f"report: {os.path.relpath(home / 'results' / 'report.html')}")
+    say(f"try it: disti serve {os.path.relpath(home)}")
 
 
 # %% ../nbs/09j_pipeline.ipynb #f556660b

@@ -274,6 +274,7 @@ COMMANDS = {
     "watch": ("disti.watch:main", "follow a run: disti watch demo"),
     "index": ("disti.serve:index_command", "a search index of a collection: disti index MODEL COLLECTION"),
     "serve": ("disti.serve:serve_command", "a search service with a page to try it: disti serve artifacts/demo"),
+    "parity": ("disti.gateway:main", "is what is served what was trained? disti parity MODEL"),
     "bedrock": ("disti.batch:main", "training queries for a corpus, written in batches of Amazon Bedrock"),
     "import": ("disti.imports:main", "read data in other formats, or documents: disti import PATH --name NAME"),
     "export": ("disti.exports:main", "write a collection, or the lists of a run, as others read them"),

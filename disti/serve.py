@@ -15,7 +15,7 @@ __all__ = [
     "serve_command",
 ]
 
-# %% ../nbs/22_serve.ipynb #b7cfdf4e
+# %% ../nbs/22_serve.ipynb #f13d84f4
 import argparse
 import os
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from .serving import api_key, index_collection, index_run, run_of, serve, teache
 from .weights import model_record
 
 
-# %% ../nbs/22_serve.ipynb #21df0cbe
+# %% ../nbs/22_serve.ipynb #28e782e5
 def add_flags(parser: argparse.ArgumentParser, section: str, leave: Sequence[str] = ()) -> None:
     "A flag for every setting of a section."
     parser.add_argument(
@@ -57,7 +57,7 @@ def flags_of(told: argparse.Namespace, section: str) -> dict[str, Any]:
     return {name: value for name, value in vars(told).items() if name in SECTIONS[section].model_fields}
 
 
-# %% ../nbs/22_serve.ipynb #176d5f05
+# %% ../nbs/22_serve.ipynb #468913de
 def index_parser() -> argparse.ArgumentParser:
     "What `disti index` can be told."
     made = argparse.ArgumentParser(
@@ -97,7 +97,7 @@ def told_index(facts: Mapping[str, Any], out: Path) -> str:
     return f"{os.path.relpath(out)}: {what}"
 
 
-# %% ../nbs/22_serve.ipynb #79558280
+# %% ../nbs/22_serve.ipynb #27fc24e4
 def changed(words: Sequence[str]) -> int:
     "`disti index add|delete|show INDEX ...`"
     made = argparse.ArgumentParser(f"disti index {words[0]}", description="Change an index, or show what it is.")
@@ -147,7 +147,7 @@ def index_command(words: list[str] | None = None) -> int:
     return 0
 
 
-# %% ../nbs/22_serve.ipynb #b0fa3ab3
+# %% ../nbs/22_serve.ipynb #7b72f279
 def serve_parser() -> argparse.ArgumentParser:
     "What `disti serve` can be told."
     made = argparse.ArgumentParser(
@@ -171,7 +171,7 @@ def of_run(home: Path, name: str = "") -> dict[str, Any]:
         "teacher": teachers_of(home, recipe),
         "teacher_kind": kind,
     }
-    return brought | {"pair_length": int(recipe.get("pair_length") or 0)}
+    return brought | {"pair_length": int(recipe.get("pair_length") or 0), "rerank_ms": 3_000}
 
 
 def serve_command(words: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ __all__ = [
     "serve",
 ]
 
-# %% ../nbs/09v_serving.ipynb #dee3c0f1
+# %% ../nbs/09v_serving.ipynb #be1eafaa
 import asyncio
 import json
 import signal
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from disti.searching import Searcher
 
 
-# %% ../nbs/09v_serving.ipynb #39841ae9
+# %% ../nbs/09v_serving.ipynb #b6802e2d
 def corpus_of(
     collection: str, data_dir: str = "data"
 ) -> tuple[Path, dict[str, str], list[str]]:  # file, passages, queries
@@ -69,7 +69,7 @@ def corpus_of(
     return path, corpus, list(texts(read_rows(asked, "queries")).values()) if place.is_dir() and asked.exists() else []
 
 
-# %% ../nbs/09v_serving.ipynb #6a025f5c
+# %% ../nbs/09v_serving.ipynb #0aed4991
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
@@ -134,7 +134,7 @@ def teachers_of(home: Path, recipe: Placed) -> list[str]:
     return [str(recipe["teacher"])] if recipe.get("teacher") else []
 
 
-# %% ../nbs/09v_serving.ipynb #2a7e9cb6
+# %% ../nbs/09v_serving.ipynb #2fe3f628
 def is_current(index: Path, record: ModelRecord, corpus: Path, plan: Plan, student: ModelRecord | None = None) -> bool:
     "Was an index made by this model, of this corpus, in this way?"
     try:
@@ -244,7 +244,7 @@ async def last_ones(server: Any, sockets: list[socket.socket]) -> None:
     await asyncio.sleep(0.2)  # their requests come in
 
 
-# %% ../nbs/09v_serving.ipynb #c18bf95a
+# %% ../nbs/09v_serving.ipynb #1400e691
 def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
     "A server that ends in good order."
     import uvicorn
@@ -279,17 +279,20 @@ def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
     return Server(config)
 
 
-# %% ../nbs/09v_serving.ipynb #2e358182
+# %% ../nbs/09v_serving.ipynb #476bf4db
 def serve(settings: ServeSettings, key: str = "", pages: Mapping[str, str] | None = None) -> None:
     "Serve until a signal."
     made = bound(settings.host, settings.port)
     try:
+        import transformers
+
         from disti.engine import Engine
         from disti.service import build_app
     except ImportError as error:
         raise RuntimeError(
             f"serving needs FastAPI and uvicorn ({error.name} is missing): pip install 'disti[serve]'"
         ) from None
+    transformers.utils.logging.disable_progress_bar()
     engine = Engine(settings)
     app = build_app(settings, engine, key, dict(pages or {}))
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=engine.reload, daemon=True).start())
