@@ -21,11 +21,10 @@ __all__ = [
     "rank_rows",
 ]
 
-# %% ../nbs/06x_parity.ipynb #8af55ccb
+# %% ../nbs/06x_parity.ipynb #5220d902
 import json
-import tempfile
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +35,13 @@ from .data import Qrels
 from .dense import dense_run
 from .heads import join_head
 from .metrics import measure
-from .models import load_student, opened
-from .queryencoder import FORMS, SAME, opened_in
+from .models import opened
+from .queryencoder import SAME, opened_in
 from .records import Row
 from .stats import paired_tests
-from .weights import ModelRecord, model_record
+from .weights import ModelRecord
 
-# %% ../nbs/06x_parity.ipynb #ad69b502
+# %% ../nbs/06x_parity.ipynb #e9f311c5
 LONG = " ".join(f"The {n}th sentence of a long passage tells of rivers, words, functions and files." for n in range(60))
 TEXTS = (
     "search",
@@ -65,7 +64,7 @@ class Side(NamedTuple):
     told: Row  # modules, prompts, length
 
 
-# %% ../nbs/06x_parity.ipynb #1681617b
+# %% ../nbs/06x_parity.ipynb #07135ac3
 def described_by(model: SentenceTransformer) -> Row:
     "What a loaded model says of itself."
     prompts = {key: model.prompts.get(key) or "" for key in ("query", "document")}
@@ -87,7 +86,7 @@ def side_of(model: SentenceTransformer, told: Row | None = None) -> Side:
     return Side(queries, passages, told or described_by(model))
 
 
-# %% ../nbs/06x_parity.ipynb #6ffe10c2
+# %% ../nbs/06x_parity.ipynb #3ad64e74
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:  # [texts]
     "Cosine of each pair of rows."
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
@@ -167,7 +166,7 @@ def url_side(url: str, key: str = "") -> Side:
     return Side(*sides, {})
 
 
-# %% ../nbs/06x_parity.ipynb #1a3cd401
+# %% ../nbs/06x_parity.ipynb #12f72981
 def rank_rows(
     queries: tuple[np.ndarray, np.ndarray],
     passages: tuple[np.ndarray, np.ndarray],  # of the reference, of the other

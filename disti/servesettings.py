@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .records import choose
 
 
-# %% ../nbs/06q_servesettings.ipynb #29fc850f
+# %% ../nbs/06q_servesettings.ipynb #14a4c1d8
 class ServeSettings(BaseModel):
     "Everything that a service can be told."
 
@@ -39,7 +39,9 @@ class ServeSettings(BaseModel):
     pair_length: int = Field(0, ge=0, description="tokens of query and passage that the teacher reads; 0: as saved")
     rerank_depth: int = Field(20, ge=1, le=1000, description="passages that the teacher reads of a search, at least k")
     rerank_ms: int = Field(1000, ge=1, description="milliseconds after which a search is answered without the teacher")
-    form: Literal["torch", "onnx", "onnx-int8", "openvino"] = Field("torch", description="how queries are encoded")
+    form: Literal["torch", "torch-bf16", "onnx", "onnx-int8", "openvino", "openvino-bf16"] = Field(
+        "torch", description="how queries are encoded"
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0: as many as cores")
     batch_tokens: int = Field(2048, ge=16, description="tokens of queries that are encoded together")
     cache: int = Field(10_000, ge=0, description="queries whose vectors are remembered")
