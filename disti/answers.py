@@ -43,7 +43,7 @@ class Problem(Exception):
         self.status, self.message, self.remedy = status, message, remedy
 
 
-# %% ../nbs/06u_answers.ipynb #c7c2f262
+# %% ../nbs/06u_answers.ipynb #9c1aae58
 def answer(content: Any, status: int = 200, **headers: str) -> Response:
     "JSON, in every script."
     made = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
@@ -52,7 +52,7 @@ def answer(content: Any, status: int = 200, **headers: str) -> Response:
     )
 
 
-# %% ../nbs/06u_answers.ipynb #5e9d60c6
+# %% ../nbs/06u_answers.ipynb #4597354f
 async def within(request: Request, *futures: Any) -> list[Any]:
     "The results of some work, in the time that a request has."
     seconds = request.app.state.settings.timeout_s
@@ -66,7 +66,7 @@ async def within(request: Request, *futures: Any) -> list[Any]:
         ) from None
 
 
-# %% ../nbs/06u_answers.ipynb #7ab8fdf1
+# %% ../nbs/06u_answers.ipynb #cf377e26
 def short_enough(request: Request, texts: list[str], what: str) -> None:
     "Refuse texts that are too long or too many."
     settings = request.app.state.settings
@@ -78,7 +78,7 @@ def short_enough(request: Request, texts: list[str], what: str) -> None:
         raise Problem(413, f"a text of {long[0]} characters; at most {settings.max_chars}", "send it in parts")
 
 
-# %% ../nbs/06u_answers.ipynb #45ac2d20
+# %% ../nbs/06u_answers.ipynb #b1aab36c
 async def reread(request: Request, query: str, rows: list[Any], started: float) -> list[Any] | None:  # None: no time
     "The rows in the teacher's order."
     state, texts = request.app.state, {row["doc_id"]: row["text"] for row in rows}
@@ -96,7 +96,7 @@ async def reread(request: Request, query: str, rows: list[Any], started: float) 
     ]
 
 
-# %% ../nbs/06u_answers.ipynb #424fc544
+# %% ../nbs/06u_answers.ipynb #0b1f7d3d
 async def search(request: Request, body: SearchBody) -> Response:
     "The best passages for a query."
     started, settings, engine = time.perf_counter(), request.app.state.settings, request.app.state.engine
@@ -132,14 +132,16 @@ def rerank_texts(body: RerankBody) -> list[str]:
     return list(body.texts or [each if isinstance(each, str) else each.text for each in body.documents or []])
 
 
-# %% ../nbs/06u_answers.ipynb #c5f59ad1
+# %% ../nbs/06u_answers.ipynb #e44d52fd
 async def rerank(request: Request, body: RerankBody) -> Response:
     "The teacher's judgement of texts."
     engine, texts = request.app.state.engine, rerank_texts(body)
     short_enough(request, [body.query, *texts], "texts")
     if engine.teacher is None:
         raise Problem(409, "this service has no teacher to rerank with", "start it with --teacher MODEL")
-    (ranking,) = await within(request, engine.score([(body.query, text) for text in texts]))
+    (ranking,) = await within(
+        request, engine.rerank(body.query, [(str(place), text) for place, text in enumerate(texts)])
+    )
     scores, at = np.array([score for _, score in ranking]), [int(place) for place, _ in ranking]
     raw = body.raw_scores or body.use_activation is False
     shown = (scores if raw else gains_of(scores, engine.teacher.scale)).astype(float).tolist()
@@ -165,7 +167,7 @@ async def rerank(request: Request, body: RerankBody) -> Response:
     )
 
 
-# %% ../nbs/06u_answers.ipynb #83e973b3
+# %% ../nbs/06u_answers.ipynb #cf36baa4
 def side_of(body: EmbedBody, encoder: Any) -> str:
     "Which side of the model is meant."
     if body.input_type is None and encoder.record.query_prompt != encoder.record.passage_prompt:
@@ -184,7 +186,7 @@ def role_of(engine: Engine, name: str) -> str:
     raise Problem(404, f"no model {name[:80]!r} here", f"send one of: {', '.join(engine.main.encoders)}")
 
 
-# %% ../nbs/06u_answers.ipynb #5e68100d
+# %% ../nbs/06u_answers.ipynb #2f75a7f0
 async def embeddings(request: Request, body: EmbedBody) -> Response:
     "Vectors of texts."
     engine, texts = request.app.state.engine, [body.input] if isinstance(body.input, str) else body.input

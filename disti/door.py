@@ -31,7 +31,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-# %% ../nbs/06r_door.ipynb #70741f2d
+# %% ../nbs/06r_door.ipynb #dfc48e42
 CODES = {
     400: "bad_request",
     401: "wrong_key",
@@ -64,7 +64,7 @@ def may_enter(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
     return hmac.compare_digest(given, key.encode())
 
 
-# %% ../nbs/06r_door.ipynb #2eb50abc
+# %% ../nbs/06r_door.ipynb #102e6ba2
 class Rate:
     "How often a client may ask."
 
@@ -86,7 +86,7 @@ class Rate:
         return 0.0 if left >= 1 else (1 - left) / self.rate
 
 
-# %% ../nbs/06r_door.ipynb #a36536ee
+# %% ../nbs/06r_door.ipynb #337fa6f5
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
 
@@ -167,7 +167,7 @@ async def refuse(send: Send, refusal: Refusal) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-# %% ../nbs/06r_door.ipynb #b50ea07c
+# %% ../nbs/06r_door.ipynb #4c0073cf
 async def whole_body(headers: dict[bytes, bytes], receive: Receive, most: int, seconds: float) -> bytes:
     "The body of a request, when it is not too large and comes in time."
     told = headers.get(b"content-length", b"0")
@@ -192,7 +192,7 @@ async def whole_body(headers: dict[bytes, bytes], receive: Receive, most: int, s
             return b"".join(parts)
 
 
-# %% ../nbs/06r_door.ipynb #157b9499
+# %% ../nbs/06r_door.ipynb #dfa6afe8
 class Guard:
     "What stands before the application."
 

@@ -16,7 +16,7 @@ __all__ = [
     "Engine",
 ]
 
-# %% ../nbs/06s_engine.ipynb #0109f2cb
+# %% ../nbs/06s_engine.ipynb #f2b3db24
 import math
 import os
 import threading
@@ -35,7 +35,7 @@ from .findings import plain
 from .queryencoder import QueryEncoder, query_encoder
 from .records import Row
 from .retrieve import Ranking
-from .scorers import Pair, Scorer, load_scorer
+from .scorers import Scorer, load_scorer
 from .searchindex import current, open_index
 from .searching import Ask, Searcher, reranked
 from .servesettings import ServeSettings
@@ -128,7 +128,7 @@ def use_threads(n: int) -> None:
     faiss.omp_set_num_threads(n)
 
 
-# %% ../nbs/06s_engine.ipynb #ea3c0d5c
+# %% ../nbs/06s_engine.ipynb #0970f8aa
 class Engine:
     "Everything that answers."
 
@@ -201,10 +201,6 @@ class Engine:
     ) -> "Future[Ranking | None]":
         "Ask the teacher."
         return self.slow.submit((query, passages, until))
-
-    def score(self, pairs: Sequence[Pair]) -> "Future[Ranking | None]":
-        "Ask the teacher about texts that are in no index; they are named by their place."
-        return self.rerank(pairs[0][0], [(str(place), text) for place, (_, text) in enumerate(pairs)])
 
     def reload(self) -> bool:  # is what is searched now what lies on disk?
         "Take the generation that counts now; keep the old one where that cannot be opened."

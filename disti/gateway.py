@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["OFF", "recorded", "score_row", "ways", "ranked_alike", "parser", "main"]
 
-# %% ../nbs/09x_gateway.ipynb #77f07ccf
+# %% ../nbs/09x_gateway.ipynb #f45d9bfa
 import argparse
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .records import Row, at, choose, read_rows
 from .serving import corpus_of, run_of
 from .weights import ModelRecord, model_record, run_model
 
-# %% ../nbs/09x_gateway.ipynb #175322e8
+# %% ../nbs/09x_gateway.ipynb #8c6ac1da
 OFF = 0.02  # of a cosine: bfloat16 and six decimals
 
 
@@ -32,21 +32,11 @@ def recorded(home: Path, name: str, record: ModelRecord, most: int = 20) -> list
     recipe = read_recipe(home / "recipe.yaml")
     collection, trained = str(recipe["collection"]), run_model(home)
     model = load_student(record)
-    rows = [
-        found(
-            "prompts of the run",
-            (record.query_prompt, record.passage_prompt) == (trained.query_prompt, trained.passage_prompt),
-            repr((record.query_prompt, record.passage_prompt)),
-        )
-    ]
+    prompts = [(each.query_prompt, each.passage_prompt) for each in (record, trained)]
+    rows = [found("prompts of the run", prompts[0] == prompts[1], repr(prompts[0]))]
     if trained.max_length:
-        rows.append(
-            found(
-                "length of the run",
-                model.max_seq_length == trained.max_length,
-                f"{model.max_seq_length}, trained at {trained.max_length}",
-            )
-        )
+        said = f"{model.max_seq_length}, trained at {trained.max_length}"
+        rows.append(found("length of the run", model.max_seq_length == trained.max_length, said))
     path = home / "results" / name / collection / "run.jsonl"
     if not path.exists():
         return rows
@@ -74,7 +64,7 @@ def score_row(model: Any, hits: Sequence[Row], queries: dict[str, str], corpus: 
     return found("scores of evaluation", float(off.max()) <= OFF, said)
 
 
-# %% ../nbs/09x_gateway.ipynb #56192d77
+# %% ../nbs/09x_gateway.ipynb #11710a9a
 def ways(asked: argparse.Namespace, record: ModelRecord, reference: Side) -> dict[str, list[Row]]:  # way → its checks
     "Every way into service, compared."
     made = {"as another server opens it": compared(reference, plain_side(asked.model, record))}
@@ -111,30 +101,23 @@ def ranked_alike(
     return rank_rows((sides[0], sides[1]), (passages, passages), names, list(corpus), texts.qrels, allowed)
 
 
-# %% ../nbs/09x_gateway.ipynb #bc42d2e9
+# %% ../nbs/09x_gateway.ipynb #3af087e8
 def parser() -> argparse.ArgumentParser:
     "What `disti parity` can be told."
     made = argparse.ArgumentParser(
-        "disti parity",
-        description="Compare every way into service with what training saw; exit code 1 where it differs.",
+        "disti parity", description="Compare every way into service with what training saw; exit code 1 where not."
     )
     made.add_argument("model", help="the folder that goes into service, a packaged model or a hub name")
     made.add_argument(
-        "--against",
-        default="",
-        help="what training saw: another folder (default: the run's records, or the model itself)",
+        "--against", default="", help="what training saw (default: the run's records, or the model itself)"
     )
     made.add_argument(
         "--forms", nargs="*", default=["torch"], metavar="FORM", help=f"how it is served: {', '.join(FORMS)}"
     )
     made.add_argument("--adapter", default="", help="the adapter that was merged into it")
     made.add_argument("--parts", default="", help="folder with student_base/ and projection_layer.pt")
-    made.add_argument(
-        "--url", default="", help="a service: http://127.0.0.1:8000/v1/embeddings; its key in DISTI_API_KEY"
-    )
-    made.add_argument(
-        "--collection", default="", help="for forms of fewer bits: on whose queries the rankings are compared"
-    )
+    made.add_argument("--url", default="", help="of a service's /v1/embeddings; its key in DISTI_API_KEY")
+    made.add_argument("--collection", default="", help="of forms of fewer bits: whose queries are asked")
     made.add_argument("--data-dir", default="data", help="folder that holds eval/NAME")
     made.add_argument(
         "--allowed", type=float, default=0.01, help="loss of nDCG@10 that must be excluded (default: .01)"

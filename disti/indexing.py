@@ -22,7 +22,7 @@ __all__ = [
     "written_anew",
 ]
 
-# %% ../nbs/05u_indexing.ipynb #67d4e432
+# %% ../nbs/05u_indexing.ipynb #d0d9ab17
 import errno
 import fcntl
 import json
@@ -50,7 +50,7 @@ from .searchindex import current, open_index, publish, seal_generation, write_bm
 from .weights import ModelRecord
 
 
-# %% ../nbs/05u_indexing.ipynb #14169bf4
+# %% ../nbs/05u_indexing.ipynb #56aec8b1
 def load_encoder(record: ModelRecord) -> Any:
     "A model that only encodes: its layers in the form that this CPU multiplies fastest."
     model: Any = load_student(record).eval()
@@ -82,7 +82,7 @@ def part_path(place: Path, key: list[Any]) -> Path:
     return path
 
 
-# %% ../nbs/05u_indexing.ipynb #5fd8098b
+# %% ../nbs/05u_indexing.ipynb #269fed5a
 def vectors_of(
     model: Any,
     texts: Sequence[str],
@@ -146,7 +146,7 @@ def one_writer(index: Path) -> Iterator[None]:
             ) from error
 
 
-# %% ../nbs/05u_indexing.ipynb #06afe952
+# %% ../nbs/05u_indexing.ipynb #78dc394e
 def probes(
     queries: np.ndarray | None, vectors: np.ndarray, most: int = 200
 ) -> tuple[np.ndarray, str]:  # what; from where
@@ -178,7 +178,7 @@ def write_vectors(path: Path, parts: Sequence[np.ndarray], n: int, dim: int) -> 
                 file.write(np.ascontiguousarray(part[start : start + 8_192], dtype="<f4").tobytes())
 
 
-# %% ../nbs/05u_indexing.ipynb #d70edb7e
+# %% ../nbs/05u_indexing.ipynb #1e8049b9
 def write_generation(
     index: Path,
     corpus: Mapping[str, str],
@@ -229,7 +229,7 @@ def check_space(index: Path, n: int, dim: int, texts: int) -> None:
         )
 
 
-# %% ../nbs/05u_indexing.ipynb #9637da44
+# %% ../nbs/05u_indexing.ipynb #e311b206
 def asker_of(model: Any, record: ModelRecord, student: ModelRecord | None) -> Any:
     "The model that encodes queries; its vectors must have as many dimensions."
     asker, dim = load_encoder(student) if student else model, model.get_embedding_dimension()
@@ -273,7 +273,7 @@ def build_index(
     return made
 
 
-# %% ../nbs/05u_indexing.ipynb #e7cfc8b9
+# %% ../nbs/05u_indexing.ipynb #ec721bde
 def change_index(
     index: str | Path,
     *,

@@ -55,7 +55,7 @@ def hybrid(index: SearchIndex, at: dict[str, int], query: str, vector: np.ndarra
         depth = min(n, 4 * depth, DEEPEST)
 
 
-# %% ../nbs/06p_searching.ipynb #9e7c03f2
+# %% ../nbs/06p_searching.ipynb #7d409424
 @dataclass
 class Searcher:
     "An index, with the encoders of its queries."

@@ -16,18 +16,22 @@ __all__ = [
     "on_http",
     "on_value",
     "on_any",
+    "add_handlers",
     "add_paths",
     "add_pages",
     "add_gauges",
     "watch",
+    "living",
     "build_app",
 ]
 
-# %% ../nbs/06v_service.ipynb #0155f8bf
+# %% ../nbs/06v_service.ipynb #0d4bd490
 import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +78,7 @@ async def compare(request: Request, body: CompareBody) -> Response:
     return answer({"query": body.query, "columns": [one | {"results": one["results"][:k]} for one in made]})
 
 
-# %% ../nbs/06v_service.ipynb #4e399cb8
+# %% ../nbs/06v_service.ipynb #faf588d1
 async def health() -> Response:
     "Does the process live?"
     return answer({"status": "ok"})
@@ -97,7 +101,7 @@ async def models(request: Request) -> Response:
     )
 
 
-# %% ../nbs/06v_service.ipynb #3a5b5750
+# %% ../nbs/06v_service.ipynb #1d9d94cf
 async def ready(request: Request) -> Response:
     "May requests be sent here? What is served?"
     state = request.app.state
@@ -107,7 +111,7 @@ async def ready(request: Request) -> Response:
         "n": facts["n"],
         "dim": facts["dim"],
         "kind": facts["kind"],
-        "model": facts["model"]["name"],
+        "model": Path(facts["model"]["name"]).name,
         "encoders": list(engine.main.encoders),
         "columns": ["BM25", *["untrained"] * ("untrained" in engine.searchers), "student"],
         "teacher": engine.teacher.name if engine.teacher else None,
@@ -120,7 +124,7 @@ async def ready(request: Request) -> Response:
     )
 
 
-# %% ../nbs/06v_service.ipynb #93e966d2
+# %% ../nbs/06v_service.ipynb #81910303
 async def on_problem(request: Request, error: Any) -> Response:
     "An error of ours."
     return answer(error_body(error.status, error.message, error.remedy), error.status)
@@ -169,7 +173,22 @@ async def on_any(request: Request, error: Any) -> Response:
     return answer(error_body(500, f"the service failed ({type(error).__name__})", "ask again; its log tells more"), 500)
 
 
-# %% ../nbs/06v_service.ipynb #1af01937
+# %% ../nbs/06v_service.ipynb #0989f153
+def add_handlers(app: FastAPI) -> None:
+    "What each kind of error is answered."
+    handlers: list[tuple[Any, Any]] = [
+        (Problem, on_problem),
+        (Busy, on_busy),
+        (RequestValidationError, on_values),
+        (HTTPException, on_http),
+        (ValueError, on_value),
+        (Exception, on_any),
+    ]
+    for kind, handler in handlers:
+        app.add_exception_handler(kind, handler)
+
+
+# %% ../nbs/06v_service.ipynb #de484c8f
 def add_paths(app: FastAPI) -> None:
     "Every path of the service."
     post: dict[str, Any] = {"methods": ["POST"], "responses": WRONG}
@@ -227,7 +246,7 @@ def add_gauges(metrics: Metrics, engine: Engine, guard: Guard) -> None:
     }
 
 
-# %% ../nbs/06v_service.ipynb #3311530e
+# %% ../nbs/06v_service.ipynb #044967e7
 async def watch(engine: Engine, every: float) -> None:
     "Look for a new generation of the index now and then."
     while True:
@@ -236,35 +255,21 @@ async def watch(engine: Engine, every: float) -> None:
             await asyncio.to_thread(engine.reload)
 
 
-# %% ../nbs/06v_service.ipynb #a1a9a531
+@asynccontextmanager
+async def living(engine: Engine, every: float, app: FastAPI) -> AsyncIterator[None]:
+    "What goes on while the application lives: it looks for new generations, and answers what waits at the end."
+    task = asyncio.create_task(watch(engine, every)) if every else None
+    yield
+    task.cancel() if task else None
+    await asyncio.to_thread(engine.close)
+
+
+# %% ../nbs/06v_service.ipynb #378920fd
 def build_app(settings: ServeSettings, engine: Engine, key: str = "", pages: dict[str, str] | None = None) -> FastAPI:
     "The application around an engine."
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(watch(engine, settings.watch_s)) if settings.watch_s else None
-        yield
-        task.cancel() if task else None
-        await asyncio.to_thread(engine.close)
-
-    app = FastAPI(
-        title="disti",
-        version=disti.__version__,
-        docs_url=None,
-        redoc_url=None,
-        lifespan=lifespan,
-        description="Search, rerank and embeddings with distilled models.",
-    )
-    handlers: list[tuple[Any, Any]] = [
-        (Problem, on_problem),
-        (Busy, on_busy),
-        (RequestValidationError, on_values),
-        (HTTPException, on_http),
-        (ValueError, on_value),
-        (Exception, on_any),
-    ]
-    for kind, handler in handlers:
-        app.add_exception_handler(kind, handler)
+    alive = partial(living, engine, settings.watch_s)
+    app = FastAPI(title="disti", version=disti.__version__, docs_url=None, redoc_url=None, lifespan=alive)
+    add_handlers(app)
     add_paths(app)
     add_pages(app, pages or {})
     if settings.cors:

@@ -25,7 +25,7 @@ __all__ = [
     "serve",
 ]
 
-# %% ../nbs/09v_serving.ipynb #be1eafaa
+# %% ../nbs/09v_serving.ipynb #66bf565d
 import asyncio
 import json
 import signal
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from disti.searching import Searcher
 
 
-# %% ../nbs/09v_serving.ipynb #b6802e2d
+# %% ../nbs/09v_serving.ipynb #9d704d00
 def corpus_of(
     collection: str, data_dir: str = "data"
 ) -> tuple[Path, dict[str, str], list[str]]:  # file, passages, queries
@@ -69,7 +69,7 @@ def corpus_of(
     return path, corpus, list(texts(read_rows(asked, "queries")).values()) if place.is_dir() and asked.exists() else []
 
 
-# %% ../nbs/09v_serving.ipynb #0aed4991
+# %% ../nbs/09v_serving.ipynb #f9899cc3
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
@@ -134,7 +134,7 @@ def teachers_of(home: Path, recipe: Placed) -> list[str]:
     return [str(recipe["teacher"])] if recipe.get("teacher") else []
 
 
-# %% ../nbs/09v_serving.ipynb #2fe3f628
+# %% ../nbs/09v_serving.ipynb #f2dcc2e4
 def is_current(index: Path, record: ModelRecord, corpus: Path, plan: Plan, student: ModelRecord | None = None) -> bool:
     "Was an index made by this model, of this corpus, in this way?"
     try:
@@ -244,7 +244,7 @@ async def last_ones(server: Any, sockets: list[socket.socket]) -> None:
     await asyncio.sleep(0.2)  # their requests come in
 
 
-# %% ../nbs/09v_serving.ipynb #1400e691
+# %% ../nbs/09v_serving.ipynb #9ff6a482
 def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
     "A server that ends in good order."
     import uvicorn
@@ -255,8 +255,7 @@ def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
         "At the first signal it tells its connections to close, at the second it ends at once."
 
         def handle_exit(self, sig: int, frame: Any) -> None:
-            if guard.draining:
-                self.force_exit = sig == signal.SIGINT
+            self.force_exit = guard.draining and sig == signal.SIGINT
             guard.draining = True
             threading.Timer(settings.drain_s, self.__setattr__, ("should_exit", True)).start()
 
@@ -266,8 +265,6 @@ def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
 
     config = uvicorn.Config(
         guard,
-        host=settings.host,
-        port=settings.port,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -279,7 +276,7 @@ def server_of(app: Any, settings: ServeSettings) -> Any:  # a uvicorn.Server
     return Server(config)
 
 
-# %% ../nbs/09v_serving.ipynb #476bf4db
+# %% ../nbs/09v_serving.ipynb #f96f19bd
 def serve(settings: ServeSettings, key: str = "", pages: Mapping[str, str] | None = None) -> None:
     "Serve until a signal."
     made = bound(settings.host, settings.port)
