@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ["OFF", "recorded", "score_row", "ways", "ranked_alike", "parser", "main"]
 
-# %% ../nbs/09x_gateway.ipynb #f45d9bfa
+# %% ../nbs/09x_gateway.ipynb #b4eff2eb
 import argparse
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .records import Row, at, choose, read_rows
 from .serving import corpus_of, run_of
 from .weights import ModelRecord, model_record, run_model
 
-# %% ../nbs/09x_gateway.ipynb #8c6ac1da
+# %% ../nbs/09x_gateway.ipynb #017643f3
 OFF = 0.02  # of a cosine: bfloat16 and six decimals
 
 
@@ -52,19 +52,14 @@ def recorded(home: Path, name: str, record: ModelRecord, most: int = 20) -> list
 
 def score_row(model: Any, hits: Sequence[Row], queries: dict[str, str], corpus: dict[str, str]) -> Row:
     "Recompute recorded scores."
-    sides = [
-        encode(model, texts, kind=kind, precision="fp32")
-        for kind, texts in (  # type: ignore[arg-type]
-            ("query", [queries[row["query_id"]] for row in hits]),
-            ("passage", [corpus[row["doc_id"]] for row in hits]),
-        )
-    ]
+    asked, read = [queries[row["query_id"]] for row in hits], [corpus[row["doc_id"]] for row in hits]
+    sides = [encode(model, asked, kind="query", precision="fp32"), encode(model, read, precision="fp32")]
     off = np.abs((sides[0] * sides[1]).sum(1) - [row["score"] for row in hits])
     said = f"{len(hits)} cosines, off by {off.mean():.4f}, at most {off.max():.4f}"
     return found("scores of evaluation", float(off.max()) <= OFF, said)
 
 
-# %% ../nbs/09x_gateway.ipynb #11710a9a
+# %% ../nbs/09x_gateway.ipynb #d596268b
 def ways(asked: argparse.Namespace, record: ModelRecord, reference: Side) -> dict[str, list[Row]]:  # way → its checks
     "Every way into service, compared."
     made = {"as another server opens it": compared(reference, plain_side(asked.model, record))}
@@ -78,7 +73,8 @@ def ways(asked: argparse.Namespace, record: ModelRecord, reference: Side) -> dic
         made["adapter"] = compared(reference, side_of(load_student(model_record(asked.adapter))))
     if asked.url:
         served = url_side(asked.url, os.environ.get("DISTI_API_KEY", ""))
-        unit = Side(*(side / np.linalg.norm(side, axis=1, keepdims=True) for side in reference[:2]), reference.told)
+        long = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (reference.queries, reference.passages)]
+        unit = Side(long[0], long[1], reference.told)
         made[asked.url] = compared(unit, served)
     return made
 
@@ -101,7 +97,7 @@ def ranked_alike(
     return rank_rows((sides[0], sides[1]), (passages, passages), names, list(corpus), texts.qrels, allowed)
 
 
-# %% ../nbs/09x_gateway.ipynb #3af087e8
+# %% ../nbs/09x_gateway.ipynb #1edc40f0
 def parser() -> argparse.ArgumentParser:
     "What `disti parity` can be told."
     made = argparse.ArgumentParser(

@@ -41,7 +41,7 @@ from .records import Row
 from .stats import paired_tests
 from .weights import ModelRecord
 
-# %% ../nbs/06x_parity.ipynb #e9f311c5
+# %% ../nbs/06x_parity.ipynb #dd4f106e
 LONG = " ".join(f"The {n}th sentence of a long passage tells of rivers, words, functions and files." for n in range(60))
 TEXTS = (
     "search",
@@ -64,7 +64,7 @@ class Side(NamedTuple):
     told: Row  # modules, prompts, length
 
 
-# %% ../nbs/06x_parity.ipynb #07135ac3
+# %% ../nbs/06x_parity.ipynb #0b589ead
 def described_by(model: SentenceTransformer) -> Row:
     "What a loaded model says of itself."
     prompts = {key: model.prompts.get(key) or "" for key in ("query", "document")}
@@ -86,7 +86,7 @@ def side_of(model: SentenceTransformer, told: Row | None = None) -> Side:
     return Side(queries, passages, told or described_by(model))
 
 
-# %% ../nbs/06x_parity.ipynb #3ad64e74
+# %% ../nbs/06x_parity.ipynb #7b30a9ef
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:  # [texts]
     "Cosine of each pair of rows."
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
@@ -136,7 +136,7 @@ def compared(reference: Side, other: Side, least: float = SAME) -> list[Row]:
     return declared(reference.told, other.told) + same_vectors(reference, other, least)
 
 
-# %% ../nbs/06x_parity.ipynb #7684f527
+# %% ../nbs/06x_parity.ipynb #51cc40dd
 def plain_side(folder: str | Path, record: ModelRecord) -> Side:
     "As another server opens the folder: with what is saved in it, and nothing else."
     return side_of(opened(SentenceTransformer, record, device="cpu"))
@@ -163,10 +163,10 @@ def url_side(url: str, key: str = "") -> Side:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as reply:
             rows = sorted(json.load(reply)["data"], key=lambda row: row["index"])
         sides.append(np.array([row["embedding"] for row in rows], np.float32))
-    return Side(*sides, {})
+    return Side(sides[0], sides[1], {})
 
 
-# %% ../nbs/06x_parity.ipynb #12f72981
+# %% ../nbs/06x_parity.ipynb #a3370e0c
 def rank_rows(
     queries: tuple[np.ndarray, np.ndarray],
     passages: tuple[np.ndarray, np.ndarray],  # of the reference, of the other

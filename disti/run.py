@@ -264,13 +264,8 @@ COMMANDS = {
     "pipeline": ("disti.pipeline:main", "run all stages of a recipe: disti pipeline own-data --set collection=NAME"),
     "plan": ("disti.plan:main", "what a run will cost, and what it took"),
     "verify": ("disti.recount:main", "compare every file of a run with its manifest, and recount every number"),
-<<<<<<< HEAD
     "compare": ("disti.decide:main", "judge one model against another: disti compare demo/full demo/untrained"),
     "table": ("disti.across:main", "one table over several runs: disti table demo demo-seed1"),
-=======
-    "compare": ("disti.decide:main", "judge one model against another: disti compare demo/distilled demo/untrained"),
-    "table": ("disti.across:main", "one table over the models of several runs: disti table demo demo-seed1"),
->>>>>>> e96b508 (Serving, told and shown: the paths with their answers, figures, a container, outputs of the notebooks; two forms in bfloat16)
     "card": ("disti.card:card_command", "write what a student is, and what it is worth, for those who get it"),
     "push": ("disti.card:push_command", "send a student with its card to the Hugging Face hub"),
     "scores": ("disti.scores:main", "list, check, export, merge, prune stored scores"),
