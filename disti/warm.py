@@ -71,7 +71,7 @@ def become_kernel(connection: socket.socket, asked: dict[str, Any], output: Sequ
     os.environ.clear()
     os.environ.update(asked["env"] | {"JPY_PARENT_PID": str(os.getppid())})
     os.chdir(asked["cwd"])
-    sys.argv = ["ipykernel_launcher", *asked["words"]]
+    sys.argv = ["ipykernel_launcher", *asked["words"], f"--IPKernelApp.parent_handle={os.getppid()}"]
     threading.Thread(target=ends_with, args=(connection,), daemon=True).start()
     from ipykernel import kernelapp
 
@@ -115,11 +115,10 @@ def ask(path: str, words: Sequence[str]) -> bool:  # False: nobody answered
             connection.sendall(told.encode()[1:])
         except OSError:
             return False
-        try:
-            connection.recv(1)  # nothing is ever sent: this ends when the kernel does
-        except OSError:
-            pass
-    return True
+        parent = os.getppid()
+        while not select.select([connection], [], [], 1)[0] and os.getppid() == parent:
+            pass  # nothing is ever sent: it is readable when the kernel has ended
+    return True  # whoever started this is gone: so goes the connection, and with it the kernel
 
 
 def main(words: Sequence[str]) -> None:
