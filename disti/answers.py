@@ -43,7 +43,7 @@ class Problem(Exception):
         self.status, self.message, self.remedy = status, message, remedy
 
 
-# %% ../nbs/06u_answers.ipynb #9c1aae58
+# %% ../nbs/06u_answers.ipynb #d9c32a67
 def answer(content: Any, status: int = 200, **headers: str) -> Response:
     "JSON, in every script."
     made = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
@@ -52,7 +52,7 @@ def answer(content: Any, status: int = 200, **headers: str) -> Response:
     )
 
 
-# %% ../nbs/06u_answers.ipynb #4597354f
+# %% ../nbs/06u_answers.ipynb #7dcc0107
 async def within(request: Request, *futures: Any) -> list[Any]:
     "The results of some work, in the time that a request has."
     seconds = request.app.state.settings.timeout_s
@@ -66,7 +66,7 @@ async def within(request: Request, *futures: Any) -> list[Any]:
         ) from None
 
 
-# %% ../nbs/06u_answers.ipynb #cf377e26
+# %% ../nbs/06u_answers.ipynb #6bdc6906
 def short_enough(request: Request, texts: list[str], what: str) -> None:
     "Refuse texts that are too long or too many."
     settings = request.app.state.settings
@@ -78,7 +78,7 @@ def short_enough(request: Request, texts: list[str], what: str) -> None:
         raise Problem(413, f"a text of {long[0]} characters; at most {settings.max_chars}", "send it in parts")
 
 
-# %% ../nbs/06u_answers.ipynb #b1aab36c
+# %% ../nbs/06u_answers.ipynb #a3d40916
 async def reread(request: Request, query: str, rows: list[Any], started: float) -> list[Any] | None:  # None: no time
     "The rows in the teacher's order."
     state, texts = request.app.state, {row["doc_id"]: row["text"] for row in rows}
@@ -96,7 +96,7 @@ async def reread(request: Request, query: str, rows: list[Any], started: float) 
     ]
 
 
-# %% ../nbs/06u_answers.ipynb #0b1f7d3d
+# %% ../nbs/06u_answers.ipynb #9fa1cfc4
 async def search(request: Request, body: SearchBody) -> Response:
     "The best passages for a query."
     started, settings, engine = time.perf_counter(), request.app.state.settings, request.app.state.engine
@@ -132,7 +132,7 @@ def rerank_texts(body: RerankBody) -> list[str]:
     return list(body.texts or [each if isinstance(each, str) else each.text for each in body.documents or []])
 
 
-# %% ../nbs/06u_answers.ipynb #e44d52fd
+# %% ../nbs/06u_answers.ipynb #e8270688
 async def rerank(request: Request, body: RerankBody) -> Response:
     "The teacher's judgement of texts."
     engine, texts = request.app.state.engine, rerank_texts(body)
@@ -146,15 +146,10 @@ async def rerank(request: Request, body: RerankBody) -> Response:
     raw = body.raw_scores or body.use_activation is False
     shown = (scores if raw else gains_of(scores, engine.teacher.scale)).astype(float).tolist()
     if body.texts is not None:
-        kept = [
-            {"index": i, "score": s} | ({"text": texts[i]} if body.return_text else {})
-            for i, s in zip(at, shown, strict=True)
-        ]
-        return answer(kept[: body.top_n])
-    found = [
-        {"index": i, "relevance_score": s} | ({"document": {"text": texts[i]}} if body.return_documents else {})
-        for i, s in zip(at, shown, strict=True)
-    ]
+        more = {i: {"text": texts[i]} if body.return_text else {} for i in at}
+        return answer([{"index": i, "score": s} | more[i] for i, s in zip(at, shown, strict=True)][: body.top_n])
+    extra = {i: {"document": {"text": texts[i]}} if body.return_documents else {} for i in at}
+    found = [{"index": i, "relevance_score": s} | extra[i] for i, s in zip(at, shown, strict=True)]
     words = sum(len(text.split()) for text in [body.query, *texts])
     facts = {"id": f"rerank-{time.time_ns():x}", "object": "list", "model": engine.teacher.name}
     return answer(
@@ -167,7 +162,7 @@ async def rerank(request: Request, body: RerankBody) -> Response:
     )
 
 
-# %% ../nbs/06u_answers.ipynb #cf36baa4
+# %% ../nbs/06u_answers.ipynb #842ae416
 def side_of(body: EmbedBody, encoder: Any) -> str:
     "Which side of the model is meant."
     if body.input_type is None and encoder.record.query_prompt != encoder.record.passage_prompt:
@@ -186,7 +181,7 @@ def role_of(engine: Engine, name: str) -> str:
     raise Problem(404, f"no model {name[:80]!r} here", f"send one of: {', '.join(engine.main.encoders)}")
 
 
-# %% ../nbs/06u_answers.ipynb #2f75a7f0
+# %% ../nbs/06u_answers.ipynb #628043ea
 async def embeddings(request: Request, body: EmbedBody) -> Response:
     "Vectors of texts."
     engine, texts = request.app.state.engine, [body.input] if isinstance(body.input, str) else body.input
