@@ -10,15 +10,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .compact import Space
 from .data import Run
-from .models import encode
+from .embeddings import kept_embeddings, teacher_digest
+from .models import encode, real_precision
 from .pairs import without
 from .retrieve import bm25_index, bm25_run, max_passage
+from .weights import ModelRecord
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -55,15 +56,18 @@ def embedded(
     model: "SentenceTransformer",
     corpus: Mapping[str, str],
     queries: Mapping[str, str],
-    *,
     batch_size: int = 64,  # texts encoded at once
+    *,
     seconds: dict[str, float],  # filled
-    kept: tuple[np.ndarray, float] | None = None,  # of `kept_embeddings`: the corpus's vectors and their seconds
+    kept: tuple[Path, ModelRecord] | None = None,  # where mining kept vectors, and the model's record
 ) -> Space:  # whose `search` is exact
     "Encode a corpus and its queries, once for everything that is asked of them."
     bars = not os.environ.get("TQDM_DISABLE")
-    if kept:
-        doc_emb, seconds["encode corpus"] = kept
+    precision = real_precision("auto", str(model.device))
+    whose = dict(digest=teacher_digest(kept[1]), precision=precision) if kept else {}
+    there = kept_embeddings(list(corpus.values()), kept[0], **whose) if kept else None
+    if there:
+        doc_emb, seconds["encode corpus"] = there
     else:
         with timed(seconds, "encode corpus"):
             doc_emb = encode(model, list(corpus.values()), batch_size=batch_size, progress=bars)
