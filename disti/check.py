@@ -111,10 +111,14 @@ def unasked(recipe: Placed) -> Iterator[Finding]:
 
 # %% ../nbs/09e_check.ipynb #c72510ba
 def tested_besides(recipe: Placed) -> Iterator[Finding]:
-    "Pairs of models that shall be tested, and one of them is not of the run."
+    "Pairs of models that shall be tested; one of whom the run has not is left out."
     models = str(job_values(recipe, "compare")["models"]).split()
-    if pairs := name_pairs(str(value(recipe, "compare", "pairs")), models):
-        told = ", ".join(f"{a} against {b}" for a, b in pairs)
+    pairs = name_pairs(str(value(recipe, "compare", "pairs")))
+    lost = [pair for pair in pairs if not {*pair} <= {*models}]
+    for a, b in lost:
+        says = f"{a} against {b} is not tested: the run has {', '.join(models)}"
+        yield Finding("pairs", "warn", says, "compare.pairs names other models, or students leaves one out")
+    if told := ", ".join(f"{a} against {b}" for a, b in pairs if (a, b) not in lost):
         yield Finding("pairs", "note", f"also tested: {told}", "each further test makes the corrected p larger")
 
 

@@ -108,8 +108,7 @@ def made_comparison(
     data = reading(*(collection_folder(params, n) / f"{kind}.jsonl" for n in files for kind in PARTS_OF_DATA))
     found = {name: comparison_data(home, params, name, paths) for name, paths in files.items()}
     wanted = dict(main=main, baseline=baseline, seed=params["seed"], trial=trial_of(home))
-    known = {row["model"] for row in found[lead][0]}
-    wanted["more"] = name_pairs(params.get("pairs", ""), sorted(known))
+    wanted["more"] = name_pairs(params.get("pairs", ""))
     wanted["measures"] = params["measures"].split()
     made = [comparison_of(rows, **wanted, **more) for rows, _, more in found.values()]
     rows, text, more = found[lead]

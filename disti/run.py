@@ -46,7 +46,7 @@ from .findings import plain
 from .names import name_fault
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
-from .stage import check_params, code_cells, find_stage, stage_params, unquoted
+from .stage import check_params, code_cells, find_stage, short, stage_params, stages, unquoted
 from .terminal import Lines, patiently
 from .warm import kernel_name
 
@@ -365,15 +365,14 @@ LONGEST = 4000  # characters of an error on a terminal
 def main(words: list[str] | None = None) -> int:  # exit code
     "The command `disti`: an expected error is one line and exit code 1; DISTI_DEBUG=1 shows where it came from."
     words = sys.argv[1:] if words is None else words
+    usage = "usage: disti WORD ...; disti WORD --help says more\n\n"
+    usage += "\n".join(f"  {word:12}{said}" for word, (_, said) in COMMANDS.items())
     if not words or words[0] in ("-h", "--help", "--version"):
-        print(
-            f"disti {disti.__version__}"
-            if words[:1] == ["--version"]
-            else "usage: disti WORD ...; disti WORD --help says more\n\n"
-            + "\n".join(f"  {word:12}{said}" for word, (_, said) in COMMANDS.items())
-        )
+        print(f"disti {disti.__version__}" if words[:1] == ["--version"] else usage)
         return 0
     try:
+        if words[0] in {short(stage) for stage in stages()}:
+            raise ValueError(f"{words[0]} is a stage, which is run with: disti run {words[0]}")
         module, function = COMMANDS[choose(words[0], list(COMMANDS), "command")][0].split(":")
         return getattr(importlib.import_module(module), function)(words[1:]) or 0
     except KeyboardInterrupt:

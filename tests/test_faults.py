@@ -215,14 +215,15 @@ def says(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("mine", "disti mine: no command 'mine'; choose from run, params"),
+        ("mine", "disti mine: mine is a stage, which is run with: disti run mine"),
+        ("zzzz", "disti zzzz: no command 'zzzz'; choose from run, params"),
         ("run minn", "no stage 'minn'; did you mean mine?"),
         ("run mine -p dept 3", "no parameter of 11_mine 'dept'; did you mean depth?"),
         ("run mine -p depth many", "parameter 'depth' of 11_mine must be int (default 10), got str 'many'"),
         ("run mine -p use_given=maybe", "parameter 'use_given' of 11_mine must be bool"),
         ("run mine -p depth", "cannot read 'depth'; write -p name value"),
         ("params nothing", "no stage 'nothing'; choose from synthesize, mine, write, teach"),
-        ("pipeline nothing.yaml", "no recipe nothing.yaml; disti comes with demo"),
+        ("pipeline nothing.yaml", "no recipe nothing.yaml; disti comes with bge-m3"),
         ("pipeline demo --set stepz=3", "no parameter or recipe key 'stepz'; did you mean steps"),
         ("pipeline demo --set steps=many", "parameter 'steps' of the recipe must be int"),
         ("pipeline demo --set scale=tiny", "no scale 'tiny'; choose from full, smoke"),

@@ -95,7 +95,7 @@ def test_start_page(address: str, browser: Browser) -> None:
     browser.open(f"{address}/index.html")
     assert browser.ask("document.querySelector('h1').innerText").startswith("disti")
     captions = browser.ask("[...document.querySelectorAll('.bd-sidebar-primary p.caption')].map(p => p.innerText)")
-    assert captions == ["Start", "How to", "Stages", "Library"]
+    assert captions == ["Start", "How to", "Systems", "Stages", "Library"]
     assert browser.ask(FOREIGN) == [], "the site must work without a network"
 
 
