@@ -371,7 +371,7 @@ def main(words: list[str] | None = None) -> int:  # exit code
         print(f"disti {disti.__version__}" if words[:1] == ["--version"] else usage)
         return 0
     try:
-        if words[0] in {short(stage) for stage in stages()}:
+        if words[0] not in COMMANDS and words[0] in {short(stage) for stage in stages()}:
             raise ValueError(f"{words[0]} is a stage, which is run with: disti run {words[0]}")
         module, function = COMMANDS[choose(words[0], list(COMMANDS), "command")][0].split(":")
         return getattr(importlib.import_module(module), function)(words[1:]) or 0
