@@ -8,7 +8,7 @@ from disti.looks import asks_written, model_digests
 from disti.names import score_folder
 from disti.recipe import data_files, evaluation_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.results import results_of, written_from
-from disti.scales import models_measured, teachers_of
+from disti.scales import models_measured, sets_of, teachers_of
 from disti.stage import resource, stage_code
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
@@ -23,7 +23,7 @@ STUDENTS = recipe["students"]
 MAIN = main_student(recipe)  # the one that cases, gap and report look at
 TEACHERS = teachers_of(recipe)  # the first is the one that the gap is about
 MODELS = models_measured(recipe)
-SETS = recipe["sets"].split()  # further collections, on which every model but the teachers is measured
+SETS = sets_of(recipe)  # further collections, on which every model but the teachers is measured
 DEMO = recipe["collection"] == "demo"
 DATA = [f"{file}.meta.json" if DEMO else str(file) for file in data_files(recipe)]
 MINED = [f"{RUN}/hard-negative/{name}.jsonl.meta.json" for name in ("groups", "leaks", "candidates-dev", "candidates-test")]

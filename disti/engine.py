@@ -32,6 +32,7 @@ import torch
 from .batching import Batcher
 from .ensemble import mean_of
 from .findings import plain
+from .places import read_options
 from .queryencoder import QueryEncoder, query_encoder
 from .records import Row
 from .retrieve import Ranking
@@ -55,7 +56,8 @@ def same_model(record: ModelRecord, index: str) -> ModelRecord:
 
 def load_teacher(settings: ServeSettings) -> Scorer | None:  # None: none is set
     "The reranker; of several the mean counts."
-    options = {"max_length": settings.pair_length} if settings.pair_length else {}
+    options = read_options(settings.teacher_options)
+    options |= {"max_length": settings.pair_length} if settings.pair_length else {}
     members = [load_scorer(settings.teacher_kind, name, options) for name in settings.teacher]
     return None if not members else members[0] if len(members) == 1 else mean_of(members, "teacher")
 

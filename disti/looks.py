@@ -48,7 +48,7 @@ from .names import STAND_INS
 from .places import Placed, read_options
 from .recipe import data_files, evaluation_files, general_files, job_values, made_from, main_student, value
 from .records import at, choose, project_root, read_rows
-from .scales import teachers_of
+from .scales import sets_of, teachers_of
 from .stage import stage_params
 from .weights import ModelRecord, check_code, described, model_digest
 
@@ -63,7 +63,7 @@ KINDS = ("corpus", "queries", "relevance", "finetune")
 
 def missing_sets(recipe: Placed) -> Iterator[Finding]:
     "Further collections that are not there; parts of the demo are made."
-    for name in recipe["sets"].split():
+    for name in sets_of(recipe):
         lacks = [str(file) for file in evaluation_files(recipe, name) if not at(file).exists()]
         if lacks and not (name.startswith("demo-") and recipe["collection"] == "demo"):
             says = f"sets names {name!r}, which lacks {', '.join(lacks)}"

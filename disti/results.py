@@ -47,7 +47,7 @@ from .names import score_folder
 from .places import Placed
 from .recipe import data_files, job_values, main_student, value
 from .records import Known, Row, at, project_root
-from .scales import models_measured, teachers_of
+from .scales import models_measured, sets_of, teachers_of
 from .stage import find_stage, stage_params
 
 
@@ -79,7 +79,7 @@ def results_of(recipe: Placed) -> Iterator[tuple[str, str, dict[str, Any]]]:  # 
         place = f"results/{name}/{recipe['collection']}/measures.jsonl"
         yield place, "evaluate", job_values(recipe, "evaluate", model_name=name)
     main, models = main_student(recipe), " ".join(models_measured(recipe))
-    for other in recipe["sets"].split():
+    for other in sets_of(recipe):
         for name in (each for each in models_measured(recipe) if not score_folder(each)):
             values = job_values(recipe, "evaluate", model_name=name, collection=other)
             yield f"results/{name}/{other}/measures.jsonl", "evaluate", values

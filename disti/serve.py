@@ -25,7 +25,7 @@ from typing import Any
 from .data import texts
 from .findings import plain
 from .indexing import Plan, change_index
-from .recipe import read_recipe
+from .recipe import read_recipe, resolve_recipe, value
 from .records import at, read_rows
 from .searchindex import open_index
 from .servesettings import SECTIONS, settings_of
@@ -163,13 +163,14 @@ def serve_parser() -> argparse.ArgumentParser:
 def of_run(home: Path, name: str = "") -> dict[str, Any]:
     "The settings that a run brings: its indexes, made where they are missing, and its teacher."
     student, untrained = index_run(home, model=name)
-    recipe = read_recipe(home / "recipe.yaml")
-    kind = (recipe.get("stages") or {}).get("score", {}).get("scorer_kind", "cross_encoder")
+    recipe = resolve_recipe(read_recipe(home / "recipe.yaml"))
+    score = {key: value(recipe, "score", key) for key in ("scorer_kind", "scorer_options")}
     brought = {
         "index": str(student),
         "untrained": str(untrained),
         "teacher": teachers_of(home, recipe),
-        "teacher_kind": kind,
+        "teacher_kind": score["scorer_kind"],
+        "teacher_options": score["scorer_options"],
     }
     return brought | {"pair_length": int(recipe.get("pair_length") or 0), "rerank_ms": 3_000}
 

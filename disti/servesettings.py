@@ -36,6 +36,7 @@ class ServeSettings(BaseModel):
     teacher_kind: str = Field(
         "cross_encoder", description="kind of scorer: cross_encoder, llm_reranker, http_reranker, ..."
     )
+    teacher_options: str = Field("", description="further options of that kind, name: value, name: value")
     pair_length: int = Field(0, ge=0, description="tokens of query and passage that the teacher reads; 0: as saved")
     rerank_depth: int = Field(20, ge=1, le=1000, description="passages that the teacher reads of a search, at least k")
     rerank_ms: int = Field(1000, ge=1, description="milliseconds after which a search is answered without the teacher")

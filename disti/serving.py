@@ -130,7 +130,8 @@ def dev_of(home: Path) -> tuple[dict[str, str], Qrels]:
 def teachers_of(home: Path, recipe: Placed) -> list[str]:
     "The rerankers of a run."
     if recipe.get("teacher") == "train":
-        return [str(path) for path in sorted((home / "models").glob("teacher-*")) if path.is_dir()]
+        folders = sorted((home / "models").glob("teacher-*"))  # beside them lie adapters and logs
+        return [str(path) for path in folders if path.name.removeprefix("teacher-").isdecimal() and path.is_dir()]
     return [str(recipe["teacher"])] if recipe.get("teacher") else []
 
 
