@@ -6,10 +6,10 @@
 import sys
 from disti.looks import asks_written, model_digests
 from disti.names import score_folder
-from disti.recipe import data_files, evaluation_files, general_files, job, made_from, main_student, read_recipe, resolve_recipe, value
+from disti.recipe import data_files, evaluation_files, general_files, job, job_values, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.results import results_of, written_from
 from disti.scales import models_measured, sets_of, teachers_of
-from disti.stage import resource, stage_code
+from disti.stage import resource, stage_code, stage_params
 
 by_hand = dict(workflow.config_settings.config or {})  # --config KEY=VALUE goes above the recipe, like --set
 recipe = resolve_recipe(config if "students" in config else read_recipe("demo"), sets=by_hand)
@@ -38,7 +38,7 @@ def told(stage, student="", /, **fixed):  # a job's parameters and the hash of i
     return {"stage": stage, "values": values, "code": stage_code(stage, values)}
 
 
-STAGE = f"{sys.executable} -m disti run {{params.stage}} --variant '{{params.variant}}' --json {{params.values:q}} 2>&1"
+STAGE = f"{sys.executable} -m disti run {{params.stage}} --variant '{{params.variant}}' --gpus {{resources.gpu}} --json {{params.values:q}} 2>&1"
 
 
 wildcard_constraints:
@@ -119,20 +119,51 @@ rule teach:  # one half of the queries each: every query is scored by the teache
     shell: STAGE + " -p fold {wildcards.fold}"
 
 
+def shares_of(teacher):  # a job a part, where several machines score
+    values = job_values(recipe, "score", scorer=teacher)
+    kept = {key: value for key, value in values.items() if key in stage_params("share")}
+    return [kept | {"part": part} for part in range(values.get("parts", 1)) if values.get("parts", 1) > 1]
+
+
+def parts_of(teacher):
+    return [f"{RUN}/{score_folder(teacher)}/parts/{each['part']}-of-{each['parts']}.sqlite.meta.json" for each in shares_of(teacher)]
+
+
+def model_of(teacher):
+    return DIGESTS.get("teacher" if teacher == "teacher" else f"teachers.{teacher.removeprefix('teacher-')}", "")
+
+
+def devices_of(teacher):
+    return max(1, len(job_values(recipe, "score", scorer=teacher).get("devices", "").split()))
+
+
 def scores_of(teacher):
     return [f"{RUN}/{score_folder(teacher)}/{split}.jsonl.meta.json" for split in ("train", "dev", "test")]
 
 
 for name in TEACHERS:
+    teachers = MINED + expand(RUN + "/models/teacher-{fold}.meta.json", fold=FOLDS if name == "teacher" else [])
+
+    for share, part in zip(shares_of(name), parts_of(name)):
+
+        rule:
+            name: f"share_{share['part']}" if name == "teacher" else f"share_{name.removeprefix('teacher-')}_{share['part']}"
+            input: teachers
+            output: part
+            params: variant=f"{name}-{share['part']}", model=model_of(name), **told("share", **share)
+            threads: recipe["threads"]
+            priority: 7
+            resources: gpu=devices_of(name)
+            shell: STAGE
 
     rule:
         name: "score" if name == "teacher" else f"score_{name.removeprefix('teacher-')}"
-        input: MINED, expand(RUN + "/models/teacher-{fold}.meta.json", fold=FOLDS if name == "teacher" else [])
+        input: teachers, parts_of(name)
         output: scores_of(name)
-        params: variant=name, model=DIGESTS.get("teacher" if name == "teacher" else f"teachers.{name.removeprefix('teacher-')}", ""), **told("score", scorer=name)
+        params: variant=name, model=model_of(name), **told("score", scorer=name)
         threads: recipe["threads"]
         priority: 7
-        resources: gpu=1
+        resources: gpu=devices_of(name)
         shell: STAGE
 
 
@@ -217,6 +248,7 @@ rule cases:
     input: expand(rules.evaluate.output, model=[BASE, MAIN]), rules.score.output
     output: f"{RUN}/case-study/cases.jsonl.meta.json"
     params: variant="", **told("cases")
+    resources: gpu=0
     shell: STAGE
 
 
@@ -224,6 +256,7 @@ rule gap:
     input: rules.score.output, expand(RUN + "/student-score/{student}-test.jsonl.meta.json", student=[MAIN, "untrained"])
     output: f"{RUN}/gap/gap.jsonl.meta.json"
     params: variant="", **told("gap")
+    resources: gpu=0
     shell: STAGE
 
 
@@ -236,4 +269,5 @@ rule compare:
         rules.gap.output,
     output: FINAL
     params: variant="", **told("compare")
+    resources: gpu=0
     shell: STAGE

@@ -7,8 +7,6 @@ __all__ = [
     "LEASE",
     "units",
     "todo",
-    "place",
-    "begun",
     "owner",
     "is_alive",
     "Claims",
@@ -36,9 +34,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 from tqdm import tqdm
 
+from .elsewhere import begun, place
 from .scorers import Pair, PartialScores, Scorer
 from .store import PairStore, find_rows, pair_keys
 from .storefile import StoreError, connect
@@ -73,23 +71,6 @@ def todo(
 
 # %% ../nbs/06g_claims.ipynb #92717193
 LEASE = 60.0  # seconds that a claim holds without being renewed
-
-
-def place() -> str:
-    "Where process numbers mean the same as here."
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
-    return f"{uuid.getnode()} {int(psutil.boot_time()) // 60}"
-
-
-def begun(pid: int) -> str:  # "": no such process, or one that is dead and not yet collected
-    "When a process began."
-    with suppress(OSError):
-        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state in "ZX" else facts[18]
-    if Path("/proc/self/stat").exists() or not psutil.pid_exists(pid):
-        return ""
-    return str(round(psutil.Process(pid).create_time()))
 
 
 def owner() -> str:

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = [
     "NOTHING",
-    "planned",
-    "complaint",
     "PeakMemory",
     "stage_seconds",
-    "jobs_planned",
     "checked",
+    "executor",
+    "elsewhere",
     "snakemake_words",
     "end_family",
     "run_snakemake",
@@ -30,7 +29,6 @@ __all__ = [
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -46,7 +44,9 @@ from typing import Any
 import yaml
 
 from .check import check_owner, check_recipe, read_sets, show_findings
+from .elsewhere import LineFiles, Pulse, follow, gpus
 from .findings import Finding, say, stop_on
+from .joblog import complaint, jobs_planned, planned, stopped_in
 from .looks import model_digests
 from .manifests import manifest_path, wrong
 from .places import Placed
@@ -58,33 +58,6 @@ from .stage import resource
 from .sweep import swept
 from .terminal import Terminal
 from .warm import WarmKernels
-
-
-# %% ../nbs/09j_pipeline.ipynb #b6ea1b40
-def planned(
-    log: str,  # what `snakemake --dry-run` printed
-) -> list[tuple[str, str]]:  # rule with its wildcards, reason
-    "The jobs that would run, in Snakemake's order."
-    jobs = []
-    for block in re.split(r"^(?:local)?rule ", log, flags=re.M)[1:]:
-        rule, _, rest = block.partition(":")
-        wild = re.search(r"^    wildcards: .*?=(.*)$", rest, re.M)
-        reason = re.search(r"^    reason: (.*)$", rest, re.M)
-        why = [
-            re.sub(r"^(Missing output|Input) files.*", r"\1 files", part)
-            for part in (reason[1].split("; ") if reason else [])
-        ]
-        if rule != "all":
-            jobs.append((rule + (f" {wild[1]}" if wild else ""), " and ".join(why)))
-    return jobs
-
-
-# %% ../nbs/09j_pipeline.ipynb #8ff46b3e
-def complaint(log: str) -> str:
-    "The line of Snakemake's log that says why it stopped."
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    at = next((i for i, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b", line)), len(lines) - 1)
-    return " ".join(lines[at : at + 3])[:300] if lines else "no message"
 
 
 # %% ../nbs/09j_pipeline.ipynb #a9499225
@@ -119,14 +92,6 @@ def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]
             yield path.stem, duration
 
 
-# %% ../nbs/09j_pipeline.ipynb #c2ad83df
-def jobs_planned(log: str) -> int:  # 0: not known yet
-    "How many stages Snakemake's log says there will be."
-    table = re.search(r"^job +count\n[- ]+\n(.*?)^total +\d+", log, re.M | re.S)
-    rows = [line.split() for line in table[1].splitlines() if line.strip()] if table else []
-    return sum(int(count) for name, count in rows if name not in ("all", "demo_data"))
-
-
 # %% ../nbs/09j_pipeline.ipynb #3854e848
 def checked(recipe: Placed, home: Path) -> list[Finding]:
     "The findings of the check: of this look, or of the last one when nothing has changed since."
@@ -144,6 +109,21 @@ def checked(recipe: Placed, home: Path) -> list[Finding]:
     return findings
 
 
+# %% ../nbs/09j_pipeline.ipynb #aea9e56c
+def executor(profile: str) -> str:  # of Snakemake; "": jobs run beside it
+    "Where a profile has its jobs run."
+    file = Path(profile or resource("profiles/laptop")) / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"no profile {profile!r}: a folder with a config.yaml of Snakemake, such as profiles/slurm")
+    found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor", "")
+    return "" if found == "local" else found
+
+
+def elsewhere(words: Sequence[str]) -> bool:  # of `snakemake_words`
+    "Whether jobs run in places that this terminal does not see."
+    return "--profile" in words and bool(executor(words[words.index("--profile") + 1]))
+
+
 # %% ../nbs/09j_pipeline.ipynb #1996a232
 def snakemake_words(
     recipe: Placed,
@@ -156,7 +136,7 @@ def snakemake_words(
     dry_run: bool = False,
 ) -> list[str]:
     "The call of Snakemake."
-    devices = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    devices = 0 if executor(profile) else len(gpus())
     return [
         *(sys.executable, "-m", "snakemake", *targets, "--snakefile", str(resource("Snakefile"))),
         *("--configfile", str(config), "--directory", str(project_root())),
@@ -187,18 +167,20 @@ def end_family(process: subprocess.Popen, patience: float = 5.0) -> None:
 
 
 # %% ../nbs/09j_pipeline.ipynb #b347ee1e
-def run_snakemake(words: list[str], log: Path, lock: int) -> tuple[int, str]:  # exit code, Snakemake's log
+def run_snakemake(words: list[str], home: Path, lock: int) -> tuple[int, str]:  # exit code, Snakemake's log
     "Run Snakemake with its log in a file and the run's lock in hand; what stages print goes to the terminal."
-    with open(log, "w", encoding="utf-8") as file:
-        env = os.environ | {"DISTI_PIPELINE": str(os.getpid())}
+    log, lines = home / "snakemake.log", LineFiles(home / ".lines")
+    with open(log, "w", encoding="utf-8") as file, Pulse(home / ".pulse") as pulse:
+        env = os.environ | {"DISTI_PIPELINE": pulse.name, "DISTI_LINES": str(lines.folder) * elsewhere(words)}
         terminal = Terminal(lambda: jobs_planned(log.read_text(encoding="utf-8", errors="replace")))
         process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=file, env=env, pass_fds=[lock], text=True, errors="replace"
         )
         try:
-            for line in process.stdout or ():
-                terminal.line(line)
-            code = process.wait()
+            with follow(lines, terminal.line):
+                for line in process.stdout or ():
+                    terminal.line(line)
+                code = process.wait()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
             end_family(process)
@@ -273,9 +255,9 @@ def take_stock(recipe: Placed, home: Path, verify: bool = False) -> None:
 # %% ../nbs/09j_pipeline.ipynb #06eaf72d
 def run_jobs(words: list[str], home: Path, lock: int) -> None:
     "Run Snakemake; an error says which stage stopped, or why none began."
-    code, log = run_snakemake(words, home / "snakemake.log", lock)
+    code, log = run_snakemake(words, home, lock)
     if code:
-        rules = ", ".join(dict.fromkeys(re.findall(r"^Error in rule (\w+):", log, re.M)))
+        rules = ", ".join(stopped_in(log))
         raise RuntimeError(
             f"stopped in {rules} (see the line above); the same command goes on from there"
             if rules
@@ -285,9 +267,9 @@ def run_jobs(words: list[str], home: Path, lock: int) -> None:
 
 # %% ../nbs/09j_pipeline.ipynb #b03132b3
 @contextmanager
-def warm_kernels(threads: int) -> Iterator[None]:
+def warm_kernels(threads: int, profile: str = "") -> Iterator[None]:
     "For a while, kernels are forks of one process that has loaded the libraries."
-    if os.environ.get("DISTI_COLD"):
+    if os.environ.get("DISTI_COLD") or executor(profile):
         yield
         return
     warm = WarmKernels()
@@ -308,7 +290,7 @@ def run_pipeline(recipe: Placed, *, cores: int, until: str = "", profile: str = 
         memory.start()
         words = partial(snakemake_words, recipe, config, cores=cores, profile=profile)
         take_stock(recipe, home, verify)
-        with warm_kernels(recipe["threads"]):
+        with warm_kernels(recipe["threads"], profile):
             if not until:
                 mend(recipe, home, lambda targets: run_jobs(words(targets=targets), home, lock))
             run_jobs(words(until=until), home, lock)

@@ -24,6 +24,9 @@ __all__ = [
     "plan_rows",
     "table_of",
     "plan_md",
+    "Machine",
+    "read_prices",
+    "prices_md",
     "parser",
     "main",
 ]
@@ -36,6 +39,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .check import read_sets
 from .comparison import md_table
@@ -204,11 +210,11 @@ def speeds_of(homes: Sequence[Path]) -> Speeds:
 
 
 # %% ../nbs/09w_plan.ipynb #4b4d907c
-def seconds_of(job: Job, speeds: Speeds, device: str = "") -> float:
-    "How long a job takes, on this machine or on a device by name."
+def seconds_of(job: Job, speeds: Speeds, sustained: float = 0) -> float:  # operations a second; 0: this machine
+    "How long a job takes, on this machine or on one that is not here."
     some = [(max(work, 1.0), seconds) for work, seconds in speeds.get(job.stage, ())]
-    if device or not some:
-        return START + job.work / (DEVICES[device][0] if device else CPU)
+    if sustained or not some:
+        return START + job.work / (sustained or CPU)
     shares = [(max(job.work, 1.0) / work, seconds) for work, seconds in some]
     if near := [share * seconds for share, seconds in shares if 0.5 <= share <= 2]:  # of about this size
         return median(near)
@@ -227,14 +233,14 @@ def gigabytes(recipe: Placed) -> float:
     return (model * 4e6 * (trained + 6) + vectors) / 1e9
 
 
-def plan_rows(recipe: Placed, home: Path, speeds: Speeds, device: str = "") -> list[dict[str, Any]]:
+def plan_rows(recipe: Placed, home: Path, speeds: Speeds, sustained: float = 0) -> list[dict[str, Any]]:
     "A row a job: what it reads, how long it takes, whether it is there, and what it took."
     took, rows = spent(home), []
     for job in jobs_of(recipe):
         name = f"{job.stage}-{job.variant}".strip("-")
         row = {"job": name, "texts": job.texts, "tokens": job.tokens, "pairs": job.pairs}
-        row |= {"seconds": seconds_of(job, speeds, device), "there": read_manifest(home / job.place) is not None}
-        rows.append(row | {"took": took.get(name, 0.0), "known": job.stage in speeds and not device})
+        row |= {"seconds": seconds_of(job, speeds, sustained), "there": read_manifest(home / job.place) is not None}
+        rows.append(row | {"took": took.get(name, 0.0), "known": job.stage in speeds and not sustained})
     return rows
 
 
@@ -271,6 +277,47 @@ def plan_md(rows: Sequence[Mapping[str, Any]], gb: float, per_hour: float, teach
     return table_of(rows) + "\n\n" + "\n".join(said)
 
 
+# %% ../nbs/09w_plan.ipynb #21df5521
+class Machine(BaseModel):
+    "A machine that can be rented."
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    per_hour: float = Field(ge=0, allow_inf_nan=False)
+    teraflops: float | None = Field(None, gt=0, allow_inf_nan=False)  # sustained, not what its maker names
+
+
+def read_prices(path: str) -> dict[str, tuple[float, float]]:  # name → operations a second (0: this machine), price
+    "A price table; {} without a file."
+    if not path:
+        return {}
+    rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(rows, dict) or not rows:
+        raise ValueError(f"{path}: a price table is a machine a line, such as h100: {{per_hour: 2.49}}")
+    found = {}
+    for name, row in rows.items():
+        try:
+            machine = Machine.model_validate(row if isinstance(row, dict) else {"per_hour": row})
+        except ValidationError as error:
+            each = error.errors()[0]
+            raise ValueError(f"{path}: {name}: {'.'.join(map(str, each['loc']))}: {each['msg']}") from None
+        if not machine.teraflops and name != "here" and name not in DEVICES:
+            raise ValueError(f"{path}: {name} is none of here, {', '.join(DEVICES)}: say teraflops, what it sustains")
+        own = 0.0 if name == "here" else DEVICES.get(name, (0.0, 0.0))[0]
+        found[str(name)] = (machine.teraflops * 1e12 if machine.teraflops else own, machine.per_hour)
+    return found
+
+
+# %% ../nbs/09w_plan.ipynb #3b2eff11
+def prices_md(prices: Mapping[str, tuple[float, float]], recipe: Placed, home: Path, speeds: Speeds) -> str:
+    "What is left of a run, in hours and money, on each machine."
+    cells = []
+    for name, (sustained, price) in prices.items():
+        rows = plan_rows(recipe, home, speeds, sustained)
+        hours = sum(row["seconds"] for row in rows if not row["there"]) / 3600
+        cells.append([name, f"{hours:.2f}", f"{price:g}", f"{hours * price:.2f}"])
+    return md_table(["machine", "hours", "an hour", "together"], cells)
+
+
 # %% ../nbs/09w_plan.ipynb #3275d09f
 def parser() -> argparse.ArgumentParser:
     "What `disti plan` can be told."
@@ -282,6 +329,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data-dir", help="folder that holds eval/NAME and finetune/NAME.jsonl (default: data)")
     made.add_argument("--device", default="", help=f"{', '.join(DEVICES)}; default: this machine, as it was")
     made.add_argument("--per-hour", type=float, default=-1, help="price of an hour (default: the device's, else 0)")
+    made.add_argument(
+        "--prices", default="", metavar="FILE", help="machines and their prices, as YAML: what each would cost"
+    )
     made.add_argument("--json", action="store_true", help="rows as JSON")
     return made
 
@@ -296,8 +346,11 @@ def main(words: list[str] | None = None) -> None:
     recipe = resolve_recipe(swept(recipe, asked.sweep)) if asked.sweep else recipe
     home = at(recipe["artifacts"]) / recipe["run"]
     others = [path.parent for path in sorted(home.parent.glob("*/recipe.yaml")) if path.parent != home]
-    rows = plan_rows(recipe, home, speeds_of(others or [home]), device)
+    speeds, prices = speeds_of(others or [home]), read_prices(asked.prices)
+    rows = plan_rows(recipe, home, speeds, DEVICES[device][0] if device else 0)
     if asked.json:
         return say(json.dumps(rows, ensure_ascii=False))
     per_hour = asked.per_hour if asked.per_hour >= 0 else DEVICES[device][1] if device else 0.0
     say(plan_md(rows, gigabytes(recipe), per_hour, read_facts(home / "teacher-score" / "teacher.json")))
+    if prices:
+        say("\n" + prices_md(prices, recipe, home, speeds))

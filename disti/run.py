@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = [
+    "LONGEST",
     "PAPERMILL",
     "COMMANDS",
-    "LONGEST",
     "environment",
     "locked",
     "keep_findings",
@@ -15,7 +15,6 @@ __all__ = [
     "execute",
     "stage_env",
     "run_stage",
-    "end_with",
     "end_at_once",
     "params_command",
     "read_pairs",
@@ -42,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import disti
+from .elsewhere import end_with, gpus, gpus_held, keep_copy, teller
 from .findings import plain
 from .names import name_fault
 from .recipe import run_values
@@ -111,6 +111,9 @@ def keep_findings(
 
 
 # %% ../nbs/09c_run.ipynb #9b558da9
+LONGEST = 4000  # characters of an error on a terminal
+
+
 class StageError(RuntimeError):
     "A stage failed; the message is one line: the error of its cell and where its notebook is."
 
@@ -211,35 +214,13 @@ def run_stage(
         warned = [finding._asdict() for finding in errors.told.values() if finding]
         keep_findings(home, output.stem, [*read_partial(found), *warned])
         found.unlink(missing_ok=True)
+    if said := keep_copy(output, os.environ.get("DISTI_NOTEBOOKS", "")):
+        show(f"{output.stem} | {plain(said)[:LONGEST]}")
     where = os.path.relpath(output) if output.is_relative_to(Path.cwd()) else output
     if failure:
         raise StageError(f"{output.stem}: {failure} (notebook: {where})")
     show(f"{output.stem} | done in {time.monotonic() - started:.0f} s")
     return output
-
-
-# %% ../nbs/09c_run.ipynb #1e2292d6
-def end_with(
-    pid: int,  # a process that this one belongs to
-    every: float = 1.0,  # seconds between looks
-) -> threading.Thread:
-    "End this process and its children as soon as another process is gone."
-    import psutil
-
-    def watch() -> None:
-        try:
-            owner = psutil.Process(pid)
-            while owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(every)
-        except psutil.NoSuchProcess:
-            pass
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
-        os._exit(1)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
 
 
 # %% ../nbs/09c_run.ipynb #e2290154
@@ -345,23 +326,30 @@ def run_command(words: list[str] | None = None) -> None:
         "--json", default="{}", metavar="OBJECT", help="parameters as one JSON object; -p goes above it"
     )
     parser.add_argument("--variant", default="", help="ending of the executed notebook's name")
+    parser.add_argument(
+        "--gpus", type=int, default=0, metavar="N", help="take N GPUs that no other job of this machine has"
+    )
     asked = parser.parse_args(words)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, end_at_once)
     if owner := os.environ.get("DISTI_PIPELINE"):
-        end_with(int(owner))
+        end_with(owner)
     given, variant = read_json_object(asked.json) | read_pairs(asked.param), asked.variant
     if asked.json == "{}":
         given, named, told = run_values(asked.stage, given)
         variant = variant or named
         print(plain(told), flush=True) if told else None
-    run_stage(asked.stage, given, variant=variant, show=lambda line: print(line, flush=True))
+    name, lines = f"{find_stage(asked.stage).stem}{'-' * bool(variant)}{variant}", os.environ.get("DISTI_LINES", "")
+    try:
+        with gpus_held(asked.gpus, gpus()) as held, environment(**held):
+            show = teller(partial(print, flush=True), name, lines)
+            run_stage(asked.stage, given, variant=variant, show=show)
+    except (ValueError, OSError, RuntimeError) as error:
+        teller(lambda line: None, name, lines)(f"disti run: {plain(error)[:LONGEST]}")
+        raise
 
 
 # %% ../nbs/09c_run.ipynb #8780abb9
-LONGEST = 4000  # characters of an error on a terminal
-
-
 def main(words: list[str] | None = None) -> int:  # exit code
     "The command `disti`: an expected error is one line and exit code 1; DISTI_DEBUG=1 shows where it came from."
     words = sys.argv[1:] if words is None else words

@@ -8,10 +8,6 @@ __all__ = [
     "SPLITS",
     "Scored",
     "CUT_SHARE",
-    "Candidates",
-    "load_candidates",
-    "teacher_models",
-    "teacher_jobs",
     "load_student_scorer",
     "models_asked",
     "seen_before",
@@ -30,16 +26,15 @@ __all__ = [
 # %% ../nbs/13_score.ipynb #7cada382
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .asked import Candidates
 from .audit import audit
 from .calibrate import normalised
-from .data import Qrels, texts, to_qrels
 from .ensemble import Mixture, mean_of, quality_table
 from .findings import Finding, stop_on, tell
 from .gate import gate as asked_gate
@@ -47,89 +42,10 @@ from .manifests import need
 from .metrics import ndcg10
 from .models import ModelRecord, Precision
 from .names import score_folder
-from .records import Row, json_lines, read_rows
+from .records import Row
 from .scorers import Scorer, embedding_scorer
-from .shards import Job
-from disti.teacher import (
-    Teacher,
-    fit_teacher,
-    judged_lists,
-    list_scores,
-    pairs_of,
-    part_of,
-    score_groups,
-    score_out_of_fold,
-)
+from .teacher import Teacher, fit_teacher, list_scores, pairs_of, part_of, score_groups, score_out_of_fold
 from .verdicts import under_gate, verdicts
-
-
-# %% ../nbs/13_score.ipynb #5eb9d213
-@dataclass(frozen=True)
-class Candidates:
-    "Everything that is to be scored, with its texts."
-
-    groups: dict[str, list[Row]]  # "train", "dev", "test"
-    queries: dict[str, str]  # of all three
-    corpus: dict[str, str]
-    dev_qrels: Qrels
-    files: list[Path]  # where they were read
-    judged: list[Row]  # of `judged_lists`
-
-
-# %% ../nbs/13_score.ipynb #08efee98
-def load_candidates(
-    mined: Path,  # what 11_mine wrote
-    evaluation: Path,  # the collection whose queries are the test
-    *,
-    judge: int = 0,  # training queries that the teacher is judged on, a sample; 0: all
-    seed: int = 0,
-) -> Candidates:
-    "Read the groups, candidates and texts of a run."
-    names = {"train": "groups", "dev": "candidates-dev", "test": "candidates-test"}
-    paths = {split: need(mined / f"{name}.jsonl", "11_mine") for split, name in names.items()}
-    groups = {split: read_rows(path, "group") for split, path in paths.items()}
-    corpus_file, relevance_file, ledger = (mined / f"{n}.jsonl" for n in ("corpus", "relevance-dev", "ledger"))
-    query_files = [mined / "queries.jsonl", mined / "queries-dev.jsonl", evaluation / "queries.jsonl"]
-    corpus = texts(read_rows(corpus_file, "corpus"))
-    queries = texts(row for path in query_files for row in read_rows(path, "queries"))
-    qrels = to_qrels(read_rows(relevance_file, "relevance"), queries, corpus, relevance_file)
-    fates = (row for _, row in json_lines(ledger)) if ledger.exists() else ()
-    files = [*paths.values(), corpus_file, relevance_file, *query_files, *([ledger] if ledger.exists() else [])]
-    judged = judged_lists(groups["train"], fates, most=judge, seed=seed)
-    return Candidates(groups, queries, corpus, qrels, files, judged)
-
-
-# %% ../nbs/13_score.ipynb #aa0cef7a
-def teacher_models(
-    teacher: str,  # "train": the folds that 12_teach trained; else a folder, a hub name or an address
-    models: Path,  # where the folds are
-    *,
-    n_folds: int = 2,
-    kind: str = "cross_encoder",  # a key of `SCORERS`, for a folder, hub name or address
-) -> list[tuple[str, str]]:  # kind and name of one, or one a fold
-    "What the teacher is made of."
-    if teacher != "train":
-        return [(kind, teacher)]
-    return [("cross_encoder", str(need(models / f"teacher-{k}", "12_teach"))) for k in range(n_folds)]
-
-
-# %% ../nbs/13_score.ipynb #a06377cd
-def teacher_jobs(
-    made_of: Sequence[tuple[str, str]],  # from `teacher_models`
-    options: Mapping[str, Any],  # of the scorer
-    folds: Sequence[Scorer],  # the same, loaded
-    found: Candidates,
-    seed: int = 0,  # of the folds
-) -> list[Job]:
-    "What each fold is to score."
-    jobs = []
-    for k, ((kind, name), scorer) in enumerate(zip(made_of, folds, strict=True)):
-        train = [*found.groups["train"], *found.judged]
-        mine = [row for row in train if len(folds) == 1 or part_of(row, len(folds), seed) == k]
-        pairs = pairs_of([*mine, *found.groups["dev"], *found.groups["test"]], found.queries, found.corpus)
-        jobs.append(Job(kind, name, options, scorer, pairs))
-    return jobs
-
 
 # %% ../nbs/13_score.ipynb #972ad903
 OWN = ("max_length", "query_prompt", "passage_prompt", "trust_remote_code")  # what a record says of reading a text

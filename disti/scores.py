@@ -13,6 +13,8 @@ __all__ = [
     "take_over",
     "refuse_conflicts",
     "merge",
+    "part_file",
+    "gathered",
     "chosen",
     "prune",
     "left_behind",
@@ -41,6 +43,7 @@ from typing import NamedTuple
 
 from .claims import is_alive
 from .findings import Finding, say
+from .manifests import need
 from .records import Row, at, replacing
 from .repair import repair
 from .scorers import Scorer
@@ -149,6 +152,19 @@ def merge(path: Path, others: Sequence[Path], wins: str = "") -> list[int]:  # p
                 path.unlink(missing_ok=True)
             raise
     return [new for new, _ in made]
+
+
+# %% ../nbs/06j_scores.ipynb #37b3f147
+def part_file(folder: Path, part: int, parts: int) -> Path:  # folder: artifacts/RUN/teacher-score
+    "The store of one job of several."
+    return folder / "parts" / f"{part}-of-{parts}.sqlite"
+
+
+def gathered(path: Path, folder: Path, parts: int) -> list[int]:  # pairs that were new, of each part
+    "Take over what all parts scored."
+    return (
+        merge(path, [need(part_file(folder, part, parts), "12b_share") for part in range(parts)]) if parts > 1 else []
+    )
 
 
 # %% ../nbs/06j_scores.ipynb #b4fd2643
