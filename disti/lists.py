@@ -109,6 +109,8 @@ def from_table(
         right, wrong = written(cells("positive"), where), written(cells("negative"), where)
         return made | {"docs": right + wrong, "labels": [1] * len(right) + [0] * len(wrong)}
     docs = cells("docs") if "docs" in roles else cells("passage")
+    if "label" in roles and not "".join(map(str, cells("score"))).strip():  # this row has none
+        roles = {role: names for role, names in roles.items() if role != "score"}
     numbers = {role: [number_of(value, where, roles[role][0]) for value in cells(role)] for role in ("label", "score")}
     for role, given in numbers.items():
         if role in roles and len(given) != len(docs):
@@ -152,13 +154,18 @@ def run_on(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 # %% ../nbs/01f_lists.ipynb #ddc3df9b
-def tell_columns(roles: Mapping[str, Sequence[str]], names: Iterable[str], file: str, notes: Notes) -> None:
+def tell_columns(
+    roles: Mapping[str, Sequence[str]], names: Iterable[str], file: str, notes: Notes, relevant: str = ""
+) -> None:
     "Note what is not read of a table, and what is taken for granted."
     read = {name for found in roles.values() for name in found}
     for name in sorted(set(names) - read):
         notes.say(f"{file}: the column {name!r} is not read")
     if "passage" in roles and not roles.keys() & {"positive", "label", "score"}:
         notes.say(f"{file}: there is no label, so every passage counts as an answer")
+    if "score" in roles and "label" not in roles and not relevant:
+        limit = "--relevant 2 for those from 2 on"
+        notes.say(f"{file}: {roles['score'][0]!r} is taken for grades, of which those above 0 are answers ({limit})")
 
 
 # %% ../nbs/01f_lists.ipynb #2766510b
@@ -176,8 +183,9 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
             if not row.keys() <= known:
                 known |= row.keys()
                 names = list(row) if known == row.keys() else sorted(known)
+                roles.clear()
                 roles.update(column_roles(names, how.columns, where))
-                tell_columns(roles, names, path.name, notes)
+                tell_columns(roles, names, path.name, notes, how.relevant)
             yield from_table(row, roles, how, where, path.suffix.lower() in TEXT_TABLES)
 
     first = each()
