@@ -115,6 +115,8 @@ def texts_of(*files: Path) -> "tuple[Collection, TrainingPairs]":
 # %% ../nbs/09d_looks.ipynb #97b725d0
 def wrong_rows(recipe: Placed) -> Iterator[Finding]:
     "Rows that break their contract, the first of each file, and ids that point nowhere."
+    from disti.data import check_chunk_names
+
     files = [at(file) for file in data_files(recipe)]
     said = set[str]()
     for file, kind in zip(files, KINDS, strict=False):  # three where pairs are written from the corpus
@@ -125,7 +127,7 @@ def wrong_rows(recipe: Placed) -> Iterator[Finding]:
     if not said and all(file.exists() for file in files):
         try:
             texts_of.cache_clear()
-            texts_of(*files)
+            check_chunk_names(texts_of(*files)[0].corpus, value(recipe, "mine", "chunk_words"))
         except ValueError as error:
             said.add(str(error))
     for line in sorted(said):
@@ -185,11 +187,14 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
     split = dict(dev_fraction=fraction, max_dev=most, seed=recipe["seed"])
     train, dev = split_queries(pairs, **split) if pairs.qrels else ([], [])
     judged = sum(any(grade > 0 for grade in docs.values()) for docs in collection.qrels.values())
+    if not judged:
+        says = "no judged query has a relevant passage, so nothing can be measured"
+        yield Finding("test", "stop", says, "give the passages that answer a grade above 0 in relevance.jsonl")
     spread = known_spread(recipe)
     for name, n, remedy in (
         ("dev", len(dev), "more training pairs, or a larger dev_fraction or max_dev"),
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
-    )[not pairs.qrels :]:
+    )[not pairs.qrels : 2 if judged else 1]:
         least = provable(n, spread)
         says = f"{n} queries: a true difference of {least:.3f} in nDCG@10 is found in 4 of 5 tries"
         small = (n < 50 or least > 0.1) and not recipe["scale"]
