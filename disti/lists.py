@@ -9,6 +9,7 @@ __all__ = [
     "labels_from",
     "many",
     "written",
+    "bare",
     "from_table",
     "joined",
     "run_on",
@@ -88,6 +89,12 @@ def written(values: Iterable[Any], where: str) -> list[str]:
     return [value.strip() for value in values if value.strip()]
 
 
+# %% ../nbs/01f_lists.ipynb #e462b1aa
+def bare(scores: Sequence[Any], roles: Mapping[str, Sequence[str]]) -> bool:
+    "Has this row of a table no scores, though others have? Only where a label says what is an answer."
+    return "label" in roles and not "".join(map(str, scores)).strip()
+
+
 # %% ../nbs/01f_lists.ipynb #1378aff2
 def from_table(
     row: Row,
@@ -102,15 +109,13 @@ def from_table(
         kind = (str if role not in ("label", "score") else (int, float)) if text else ()
         return [value for name in roles.get(role, ()) for value in many(row.get(name), kind)]
 
-    query = " ".join(written(cells("query")[:1], where))
     extra = {"group": str(group)} if (group := next(iter(cells("group")), None)) is not None else {}
-    made: Row = {"query": query, "scores": None, "extra": extra, "where": where}
+    made: Row = {"query": " ".join(written(cells("query")[:1], where)), "scores": None, "extra": extra, "where": where}
     if "positive" in roles:
         right, wrong = written(cells("positive"), where), written(cells("negative"), where)
         return made | {"docs": right + wrong, "labels": [1] * len(right) + [0] * len(wrong)}
     docs = cells("docs") if "docs" in roles else cells("passage")
-    if "label" in roles and not "".join(map(str, cells("score"))).strip():  # this row has none
-        roles = {role: names for role, names in roles.items() if role != "score"}
+    roles = {role: names for role, names in roles.items() if role != "score" or not bare(cells(role), roles)}
     numbers = {role: [number_of(value, where, roles[role][0]) for value in cells(role)] for role in ("label", "score")}
     for role, given in numbers.items():
         if role in roles and len(given) != len(docs):

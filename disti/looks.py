@@ -183,19 +183,17 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
     from disti.split import split_queries
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
-    fraction, most = value(recipe, "mine", "dev_fraction"), value(recipe, "mine", "max_dev")
-    split = dict(dev_fraction=fraction, max_dev=most, seed=recipe["seed"])
+    split = {key: value(recipe, "mine", key) for key in ("dev_fraction", "max_dev")} | {"seed": recipe["seed"]}
     train, dev = split_queries(pairs, **split) if pairs.qrels else ([], [])
     judged = sum(any(grade > 0 for grade in docs.values()) for docs in collection.qrels.values())
     if not judged:
         says = "no judged query has a relevant passage, so nothing can be measured"
         yield Finding("test", "stop", says, "give the passages that answer a grade above 0 in relevance.jsonl")
-    spread = known_spread(recipe)
     for name, n, remedy in (
         ("dev", len(dev), "more training pairs, or a larger dev_fraction or max_dev"),
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
     )[not pairs.qrels : 2 if judged else 1]:
-        least = provable(n, spread)
+        least = provable(n, known_spread(recipe))
         says = f"{n} queries: a true difference of {least:.3f} in nDCG@10 is found in 4 of 5 tries"
         small = (n < 50 or least > 0.1) and not recipe["scale"]
         yield Finding(name, "warn" if small else "note", says, remedy, {"queries": n, "least": round(least, 4)})
