@@ -8,6 +8,8 @@ __all__ = [
     "STEP",
     "CAP",
     "MOST",
+    "UNREAD",
+    "LOOKED_AT",
     "shape_folder",
     "reads_at_most",
     "token_counts",
@@ -19,6 +21,8 @@ __all__ = [
     "fitted",
     "student_length",
     "pair_length",
+    "unread_share",
+    "unread_findings",
     "long_pairs",
 ]
 
@@ -172,6 +176,35 @@ def pair_length(
     tokens = token_counts(tokenizer, [text for pair in chosen for text in pair])
     counts = [ends + tokens[query] + tokens[passage] for query, passage in chosen]
     return fitted("pair_length", {"pairs": counts}, wanted, most, cap, record.name)
+
+
+# %% ../nbs/05g_lengths.ipynb #4dd6c2e8
+def unread_share(tokenizer: Any, texts: Iterable[str]) -> float:  # 0 to 1, of the characters that are not blank
+    "How much of some texts becomes unknown tokens."
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or not getattr(tokenizer, "is_fast", False):
+        return 0.0
+    lost = total = 0
+    for text in texts:
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        lost += sum(end - start for token, (start, end) in spans if token == unknown)
+        total += sum(map(len, text.split()))
+    return lost / max(1, total)
+
+
+# %% ../nbs/05g_lengths.ipynb #00f286a9
+UNREAD, LOOKED_AT = 0.05, 500  # share of the characters; texts
+
+
+def unread_findings(record: ModelRecord, texts: Sequence[str]) -> list[Finding]:  # one, or none
+    "Whether a model has tokens for the script that these texts are in."
+    if shape_folder(record) is None:
+        return []
+    share = unread_share(open_tokenizer(record), some(texts, LOOKED_AT))
+    says = f"{record.name} has no tokens for {share:.0%} of the letters of these texts, so it cannot tell them apart"
+    remedy = "take a model that was trained on this language: model=..."
+    return [Finding("language", "warn", says, remedy, {"unread": round(share, 4)})] * (share > UNREAD)
 
 
 # %% ../nbs/05g_lengths.ipynb #46c4fcaf

@@ -139,9 +139,10 @@ def shared_texts(recipe: Placed) -> Iterator[Finding]:
     "Passages and questions that training and test share."
     from disti.leaks import find_leaks, leak_findings, shared_finding
     from disti.pairs import overlap, pair_findings, self_matches, settled
+    from disti.sources import copy_findings
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
-    yield from pair_findings(pairs) if pairs.queries else []
+    yield from [*copy_findings(collection), *(pair_findings(pairs) if pairs.queries else [])]
     way = value(recipe, "mine", "shared_queries")
     shared = shared_finding(overlap(pairs, collection)["queries"], collection.queries, way)
     yield from shared
@@ -187,8 +188,9 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
     train, dev = split_queries(pairs, **split) if pairs.qrels else ([], [])
     judged = sum(any(grade > 0 for grade in docs.values()) for docs in collection.qrels.values())
     if not judged:
-        says = "no judged query has a relevant passage, so nothing can be measured"
-        yield Finding("test", "stop", says, "give the passages that answer a grade above 0 in relevance.jsonl")
+        yield Finding(
+            "test", "stop", "no judged query has a relevant passage", "grade what answers 1 in relevance.jsonl"
+        )
     for name, n, remedy in (
         ("dev", len(dev), "more training pairs, or a larger dev_fraction or max_dev"),
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
@@ -313,14 +315,14 @@ def examples(collection: "Collection", pairs: "TrainingPairs") -> list[tuple[str
 # %% ../nbs/09d_looks.ipynb #e638fa83
 def lengths(recipe: Placed) -> Iterator[Finding]:
     "How many tokens student and teacher will read, and what that cuts."
-    from disti.lengths import pair_length, some, student_length
+    from disti.lengths import pair_length, some, student_length, unread_findings
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
     questions = some([*collection.queries.values(), *pairs.queries.values()], 2000)
     passages = some([*collection.corpus.values(), *pairs.passages.values()], 2000)
     length, cut = student_length(student_record(recipe), questions, passages)
     yield Finding("max_length", "note", f"the student reads {length} tokens of a text", "max_length=N for another")
-    yield from [cut] if cut else []
+    yield from [*([cut] if cut else []), *unread_findings(student_record(recipe), [*questions, *passages])]
     named = value(recipe, "teach", "model") if recipe["teacher"] == "train" else recipe["teacher"]
     encoder = value(recipe, "score", "scorer_kind") == "cross_encoder"  # others cut by rules of their own
     if recipe["teacher"] == "train" or ("teacher" in models_of(recipe) and encoder):
