@@ -188,9 +188,7 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
     train, dev = split_queries(pairs, **split) if pairs.qrels else ([], [])
     judged = sum(any(grade > 0 for grade in docs.values()) for docs in collection.qrels.values())
     if not judged:
-        yield Finding(
-            "test", "stop", "no judged query has a relevant passage", "grade what answers 1 in relevance.jsonl"
-        )
+        yield Finding("test", "stop", "no judged query has a relevant passage", "grade answers 1 in relevance.jsonl")
     for name, n, remedy in (
         ("dev", len(dev), "more training pairs, or a larger dev_fraction or max_dev"),
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
