@@ -23,6 +23,8 @@ __all__ = [
     "pair_length",
     "unread_share",
     "unread_findings",
+    "repeated_prompt",
+    "reading_findings",
     "long_pairs",
 ]
 
@@ -205,6 +207,22 @@ def unread_findings(record: ModelRecord, texts: Sequence[str]) -> list[Finding]:
     says = f"{record.name} has no tokens for {share:.0%} of the letters of these texts, so it cannot tell them apart"
     remedy = "take a model that was trained on this language: model=..."
     return [Finding("language", "warn", says, remedy, {"unread": round(share, 4)})] * (share > UNREAD)
+
+
+# %% ../nbs/05g_lengths.ipynb #dfa16f22
+def repeated_prompt(prompt: str, texts: Sequence[str]) -> list[Finding]:  # one, or none
+    "A prompt that stands in the texts already, and would stand there twice."
+    start = prompt.strip()
+    share = float(np.mean([text.startswith(start) for text in texts])) if start and texts else 0.0
+    says = f"{share:.0%} of the texts begin with the prompt {prompt!r} already"
+    remedy = "take it out of the texts; the model adds it"
+    return [Finding("prompt", "stop", says, remedy, {"share": share})] * (share > 0.5)
+
+
+def reading_findings(record: ModelRecord, queries: Sequence[str], passages: Sequence[str]) -> list[Finding]:
+    "Whether a student can read these texts, and whether they bring its prompts."
+    said = unread_findings(record, [*some(queries, LOOKED_AT), *some(passages, LOOKED_AT)])
+    return said + repeated_prompt(record.query_prompt, queries) + repeated_prompt(record.passage_prompt, passages)
 
 
 # %% ../nbs/05g_lengths.ipynb #46c4fcaf

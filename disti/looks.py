@@ -313,14 +313,14 @@ def examples(collection: "Collection", pairs: "TrainingPairs") -> list[tuple[str
 # %% ../nbs/09d_looks.ipynb #e638fa83
 def lengths(recipe: Placed) -> Iterator[Finding]:
     "How many tokens student and teacher will read, and what that cuts."
-    from disti.lengths import pair_length, some, student_length, unread_findings
+    from disti.lengths import pair_length, reading_findings, some, student_length
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
     questions = some([*collection.queries.values(), *pairs.queries.values()], 2000)
     passages = some([*collection.corpus.values(), *pairs.passages.values()], 2000)
     length, cut = student_length(student_record(recipe), questions, passages)
     yield Finding("max_length", "note", f"the student reads {length} tokens of a text", "max_length=N for another")
-    yield from [*([cut] if cut else []), *unread_findings(student_record(recipe), [*questions, *passages])]
+    yield from [*([cut] if cut else []), *reading_findings(student_record(recipe), questions, passages)]
     named = value(recipe, "teach", "model") if recipe["teacher"] == "train" else recipe["teacher"]
     encoder = value(recipe, "score", "scorer_kind") == "cross_encoder"  # others cut by rules of their own
     if recipe["teacher"] == "train" or ("teacher" in models_of(recipe) and encoder):

@@ -299,7 +299,7 @@ def pair_findings(pairs: TrainingPairs) -> list[Finding]:  # of pairs that were 
 
 
 # %% ../nbs/04b_pairs.ipynb #804af8d0
-AGREE = 0.5  # share of a question's words
+AGREE = 0.8  # share of a question's words
 
 
 def same_id(query_id: str, text: str, corpus: Mapping[str, str]) -> set[str]:  # that passage, or none
