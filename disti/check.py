@@ -10,6 +10,7 @@ __all__ = [
     "looked",
     "writers",
     "unasked",
+    "mining_words",
     "tested_besides",
     "bytes_of",
     "full_disk",
@@ -109,6 +110,29 @@ def unasked(recipe: Placed) -> Iterator[Finding]:
     )
 
 
+# %% ../nbs/09e_check.ipynb #ec851be9
+def mining_words(recipe: Placed) -> Iterator[Finding]:
+    "What mining is told in words: the stemmer's language, filters, selection, fusion, chunks."
+    from disti.data import chunk_text
+    from disti.fates import read_bars
+    from disti.negatives import Wish, check_wishes, choose_selection
+    from disti.retrieve import choose_tokenizer
+    from disti.ways import Ways
+
+    def of(name: str) -> Any:
+        return value(recipe, "mine", name)
+
+    cut = choose_tokenizer("words", of("language"), None)
+    Ways(cut, of("k1"), of("b"), of("dense_model"), of("fusion"), tuple(map(float, str(of("fusion_weights")).split())))
+    check_wishes({name: Wish(of(f"n_{name}"), of(f"{name}_filter")) for name in ("bm25", "dense")})
+    if of("chunk_words"):
+        chunk_text("", of("chunk_words"), of("chunk_overlap"))
+    if not read_bars(of("teacher_filter")):
+        choose_selection(of("selection"))
+    elif not of("filter_teacher"):
+        yield Finding("mining", "stop", "teacher_filter needs a reranker", "mine.filter_teacher=FOLDER, or a hub name")
+
+
 # %% ../nbs/09e_check.ipynb #c72510ba
 def tested_besides(recipe: Placed) -> Iterator[Finding]:
     "Pairs of models that shall be tested; one of whom the run has not is left out."
@@ -147,7 +171,7 @@ def full_disk(recipe: Placed) -> Iterator[Finding]:
 # %% ../nbs/09e_check.ipynb #94bdfbaa
 FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models, writers, unasked)
 TEXTS: Sequence[Look] = (shared_texts, sizes, lengths, models_at_work)  # of data that is there
-THEN: Sequence[Look] = (objectives, tested_besides, full_disk)
+THEN: Sequence[Look] = (mining_words, objectives, tested_besides, full_disk)
 
 
 def check_recipe(

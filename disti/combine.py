@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "held_out",
+    "collection_of",
     "split_pairs",
     "newer",
     "hold_out",
@@ -24,7 +25,8 @@ from .data import texts
 from .findings import say
 from .names import name_fault
 from .pairs import identity
-from .records import Row, RowError, at, json_lines, read_rows, replacing, text_id, to_line, write_rows
+from .records import Row, RowError, at, read_rows, replacing, text_id, to_line, write_rows
+from .streams import stream_rows
 
 
 # %% ../nbs/04o_combine.ipynb #4640c920
@@ -39,6 +41,21 @@ def held_out(
 
 
 # %% ../nbs/04o_combine.ipynb #6d0955c5
+def collection_of(rows: Sequence[Row], asked: set[str]) -> dict[str, list[Row]]:  # asked: identities of questions
+    "Corpus, queries and relevance: every answer to search in, and all answers of these questions with their grades."
+    docs, queries, grades = dict[str, Row](), dict[str, Row](), dict[tuple[str, str], float]()
+    for row in rows:
+        text, question = row["positive"].strip(), row["anchor"].strip()
+        doc = docs.setdefault(identity(text), {"_id": text_id(text), "text": text})
+        if identity(question) in asked:
+            query = queries.setdefault(identity(question), {"_id": f"q{text_id(question)}", "text": question})
+            pair = (query["_id"], doc["_id"])
+            grades[pair] = max(row.get("grade") or 1, grades.get(pair, 0))
+    judged = [{"query-id": query, "corpus-id": doc, "score": grade} for (query, doc), grade in grades.items()]
+    return {"corpus": [*docs.values()], "queries": [*queries.values()], "relevance": judged}
+
+
+# %% ../nbs/04o_combine.ipynb #1be88023
 def split_pairs(
     rows: Sequence[Row],  # kind finetune, with text
     share: float = 0.1,
@@ -51,23 +68,13 @@ def split_pairs(
         raise RowError(
             f"row {bare} has no text of its answer; disti join NAME --name OTHER puts in what an id stands for"
         )
-    test = [row for row in rows if held_out(row, share, seed)]
-    asked = {identity(row["anchor"]) for row in test}
+    asked = {identity(row["anchor"]) for row in rows if held_out(row, share, seed)}
     left = [row for row in rows if not held_out(row, share, seed)]
     train = [row for row in left if identity(row["anchor"]) not in asked]
-    if not test or not train:
-        raise ValueError(
-            f"{len(test)} of {len(rows)} pairs would be the test and {len(train)} are left; take another --share"
-        )
-    answers = dict.fromkeys(row["positive"] for row in rows)
-    queries = {f"q{text_id(row['anchor'])}": row["anchor"] for row in test}
-    judged = dict.fromkeys((f"q{text_id(row['anchor'])}", text_id(row["positive"])) for row in test)
-    made = {
-        "corpus": [{"_id": doc, "text": text} for doc, text in {text_id(text): text for text in answers}.items()],
-        "queries": [{"_id": query, "text": text} for query, text in queries.items()],
-        "relevance": [{"query-id": query, "corpus-id": doc, "score": 1} for query, doc in judged],
-    }
-    return train, made, len(left) - len(train)
+    if not asked or not train:
+        n = len(rows) - len(left)
+        raise ValueError(f"{n} of {len(rows)} pairs would be the test and {len(train)} are left; take another --share")
+    return train, collection_of(rows, asked), len(left) - len(train)
 
 
 # %% ../nbs/04o_combine.ipynb #96e58b2b
@@ -102,22 +109,27 @@ def hold_out(name: str, data_dir: str | Path = "data", share: float = 0.1, seed:
     for kind, some in made.items():
         write_rows(folder / f"{kind}.jsonl", some, kind)
     write_rows(pairs, train, "finetune")
-    return {"train": len(train), **{kind: len(some) for kind, some in made.items()}, "in both, dropped": dropped}
+    known = {identity(row["positive"]) for row in train}
+    name_of = {row["_id"]: identity(row["text"]) for row in made["corpus"]}
+    seen = {row["corpus-id"] for row in made["relevance"] if name_of[row["corpus-id"]] in known}
+    counts = {"train": len(train), **{kind: len(some) for kind, some in made.items()}}
+    return counts | {"in both, dropped": dropped, "test answers that are trained on": len(seen)}
 
 
 # %% ../nbs/04o_combine.ipynb #5420457d
 def with_texts(rows: Sequence[Row], corpus: Path) -> list[Row]:  # kind finetune, without ids
     "Pairs with the texts that their ids stand for; only those are kept in memory."
     named = {row.get("positive_id") for row in rows} | {d for row in rows for d in row.get("negative_ids") or ()}
-    known = texts(row for _, row in json_lines(corpus) if row.get("_id") in named) if named - {None} else {}
+    known = texts(row for _, row in stream_rows(corpus, "corpus") if row["_id"] in named) if named - {None} else {}
     made = []
     for number, row in enumerate(rows, 1):
         if lost := [d for d in (row.get("positive_id"), *(row.get("negative_ids") or ())) if d and d not in known]:
             raise RowError(f"row {number} names passage {lost[0]!r}, which is not in {corpus}")
         positive = row.get("positive") or known[row["positive_id"]]
         negatives = [*(row.get("negatives") or ()), *(known[d] for d in row.get("negative_ids") or ())]
-        group = {"group": row["group"]} if row.get("group") else {}
-        made.append({"anchor": row["anchor"], "positive": positive, "negatives": negatives} | group)
+        gone = ("positive_id", "negative_ids", "anchor_id", *(["negative_scores"] if row.get("negative_ids") else []))
+        rest = {key: value for key, value in row.items() if key not in gone and value is not None}
+        made.append({"anchor": row["anchor"], "positive": positive} | rest | {"negatives": negatives})
     return made
 
 

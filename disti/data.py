@@ -17,6 +17,7 @@ __all__ = [
     "seeded_order",
     "dealt",
     "chunk_text",
+    "check_chunk_names",
     "chunk_corpus",
     "parent",
     "run_rows",
@@ -178,15 +179,20 @@ def chunk_text(
     return [glue.join(units[start : start + words]) for start in starts]
 
 
+# %% ../nbs/01_data.ipynb #259b2f11
+def check_chunk_names(corpus: Mapping[str, str], words: int = 0) -> None:
+    "Whole passages that are named like a chunk: of one that is there too, or of any where chunks are cut."
+    if taken := next((d for d in corpus if CHUNK.search(d) and (words or CHUNK.sub("", d) in corpus)), ""):
+        rest = "give it an id that does not end so" + (", or chunk_words=0" if words else "")
+        raise ValueError(f"passage {taken!r} is named like a chunk of another; {rest}")
+
+
 # %% ../nbs/01_data.ipynb #812bf289
 def chunk_corpus(corpus: Mapping[str, str], words: int, overlap_words: int = 0) -> dict[str, str]:
     "Every passage as chunks 'id#chunk0', 'id#chunk1', ...; 0 words leaves the corpus whole."
     if not words:
         return dict(corpus)
-    if taken := next((doc_id for doc_id in corpus if CHUNK.search(doc_id)), ""):
-        raise ValueError(
-            f"passage {taken!r} is named like a chunk; give it an id that does not end so, or chunk_words=0"
-        )
+    check_chunk_names(corpus, words)
     return {
         f"{doc_id}#chunk{n}": chunk
         for doc_id, text in corpus.items()

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = [
     "Out",
+    "GRADE",
     "SPLITS",
     "Notes",
     "judgements",
     "Known",
+    "grade_bits",
     "sound",
     "split_of",
     "split_files",
@@ -62,13 +64,16 @@ class Notes:
 
 
 # %% ../nbs/01e_formats.ipynb #f60c052b
+GRADE = re.compile(r"score|grade|label|relevan|\brel\b|judg|qrel|rating", re.I)  # in the name of a column of grades
+
+
 def judgements(
     path: str | Path,
     columns: Sequence[str],  # names of the columns, in order: of "query-id", "corpus-id", "score" and others
     separator: str | None = None,  # None: blanks
     seen: Callable[[int], object] = bool,
 ) -> Iterator[tuple[int, Row]]:  # line, row of kind relevance
-    "The judgements of a table of text; a header, known by a last column that is no number, is left out."
+    "The judgements of a table of text; a header, known by what its last column is called, is left out."
     for number, line in text_lines(path, seen):
         parts = line.strip("\r\n").split(separator) if separator else line.split()
         if len(parts) != len(columns):
@@ -79,8 +84,9 @@ def judgements(
         try:
             score = float(row["score"])
         except ValueError:
-            if number > 1:
-                raise RowError(f"{path}, line {number}: the grade {row['score']!r} is no number") from None
+            if number > 1 or not GRADE.search(row["score"]):
+                says = f"{path}, line {number}: the grade {row['score']!r} is no number"
+                raise RowError(f"{says}; write one, or 'score' above the column if this is its name") from None
             continue  # a header
         grade = int(score) if score.is_integer() else score
         yield number, {"query-id": row["query-id"].strip(), "corpus-id": row["corpus-id"].strip(), "score": grade}
@@ -95,11 +101,17 @@ class Known:
     queries: Index | None = None
     empty: Index = field(default_factory=Index)  # passages that were left out
     grades: Index = field(default_factory=lambda: Index("Q"))  # "query\tpassage" → the bits of its grade
+    there: Index = field(default_factory=lambda: Index("Q"))  # the same, of the collection that is there already
 
     def grade(self, query: str, doc: str) -> float:  # 0 where it was not judged
         "The grade of a pair."
-        bits = self.grades.get(f"{query}\t{doc}")
+        bits = (self.grades if len(self.grades) else self.there).get(f"{query}\t{doc}")
         return 0.0 if bits < 0 else struct.unpack("<d", struct.pack("<Q", bits))[0]
+
+
+def grade_bits(grade: float) -> int:
+    "A grade as `Known` keeps it."
+    return struct.unpack("<Q", struct.pack("<d", float(grade)))[0]
 
 
 # %% ../nbs/01e_formats.ipynb #a92a5510
@@ -123,7 +135,7 @@ def sound(
                 raise RowError(f"{path}, line {line}: {key} {name!r} is not in {file}.jsonl; {remedy}")
             notes.drop(f"judgements whose {key} is not in {file}.jsonl", where)
             continue
-        (bits,), n = struct.unpack("<Q", struct.pack("<d", float(row["score"]))), len(known.grades)
+        bits, n = grade_bits(row["score"]), len(known.grades)
         if known.grades.setdefault(f"{query}\t{doc}", bits) != bits:
             both = f"{known.grade(query, doc):g} and {row['score']:g}"
             raise RowError(f"{path}, line {line}: query {query!r} judges {doc!r} as {both}; keep one judgement a pair")
@@ -298,5 +310,7 @@ def trec(path: Path, notes: Notes, known: Known | None = None) -> Iterator[Out]:
         ending = "-dev" if split_of(each.stem) == "dev" else ""
         for line, row in sound(rows, each, known, notes):
             yield f"relevance{ending}", row, f"{each.name}, line {line}"
+    if 6 in kinds.values() and not len(known.grades) and not len(known.there):
+        notes.say("there are no judgements, so every label of these lists is 0")
     for each in (each for each, n in kinds.items() if n == 6):
         yield from trec_run(each, known, notes)

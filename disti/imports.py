@@ -6,6 +6,7 @@
 __all__ = [
     "FORMATS",
     "EVALUATION",
+    "SCORED",
     "sniff_file",
     "sniff",
     "Asked",
@@ -15,6 +16,8 @@ __all__ = [
     "outs",
     "collect",
     "report",
+    "left_behind",
+    "check_ids",
     "swap_in",
     "import_data",
     "parser",
@@ -32,7 +35,7 @@ from typing import NamedTuple
 
 from .documents import ENDINGS, documents
 from .findings import say
-from .formats import Known, Notes, Out, beir, columns_of, split_files, trec
+from .formats import Known, Notes, Out, beir, columns_of, grade_bits, split_files, trec
 from .kinds import row_fault
 from .lists import Reading, flag_lists, split_rows, table_lists
 from .manifests import content, manifest_path, stamp
@@ -114,7 +117,7 @@ def place(target: str, name: str) -> tuple[str, str]:  # path below data, row ki
 
 # %% ../nbs/01j_import.ipynb #2181fed3
 def beside(asked: Asked) -> Known:
-    "The ids of the collection that is there, which judgements and runs are for."
+    "The ids and grades of the collection that is there, which judgements and runs are for."
     known = Known()
     for kind in ("corpus", "queries"):
         file = asked.data / place(kind, asked.name)[0]
@@ -124,6 +127,9 @@ def beside(asked: Asked) -> Known:
         for line, row in stream_rows(file, kind):
             ids.setdefault(row["_id"], line)
         known = Known(ids, known.queries) if kind == "corpus" else Known(known.corpus, ids)
+    judged = asked.data / place("relevance", asked.name)[0]
+    for _, row in stream_rows(judged, "relevance") if judged.exists() else ():
+        known.there.put(f"{row['query-id']}\t{row['corpus-id']}", grade_bits(row["score"]))
     return known
 
 
@@ -198,15 +204,39 @@ def report(asked: Asked, made: Staged, notes: Notes, answers: Mapping[str, list[
 
 # %% ../nbs/01j_import.ipynb #e80c1d0e
 EVALUATION = ("relevance", "corpus", "queries", "queries-dev", "relevance-dev")
+SCORED = ("scored/train", "scored/queries", "scored/corpus")
 
 
+def left_behind(asked: Asked, made: Staged) -> list[str]:  # files below data/
+    "What belonged to a corpus that is replaced (judgements, runs), or to pairs that are (their scores)."
+    pairs, corpus = place("finetune", asked.name)[0], place("corpus", asked.name)[0]
+    own = [place(target, asked.name)[0] for target in EVALUATION] if corpus in made.counts else []
+    if own and (asked.data / corpus).exists():
+        runs = [file for kind in ("runs", "lists") for file in (asked.data / corpus).parent.glob(f"{kind}/*.jsonl")]
+        own += [file.relative_to(asked.data).as_posix() for file in sorted(runs)]
+    own += [place(target, asked.name)[0] for target in SCORED] if pairs in made.counts else []
+    return [file for file in own if file not in made.counts and (asked.data / file).exists()]
+
+
+def check_ids(asked: Asked, made: Staged) -> None:
+    "Pairs that name passages of another corpus by id would mean whatever has these ids in the new one."
+    pairs, corpus = (asked.data / place(target, asked.name)[0] for target in ("finetune", "corpus"))
+    news = [place(target, asked.name)[0] in made.counts for target in ("corpus", "finetune")]
+    if news != [True, False] or not (pairs.exists() and corpus.exists()):
+        return
+    if any(row.get("positive_id") or row.get("negative_ids") for _, row in stream_rows(pairs, "finetune")):
+        raise ValueError(
+            f"{pairs} names passages of the corpus that would be replaced by their ids, which mean others in the new "
+            "one; take that file away, or take another --name"
+        )
+
+
+# %% ../nbs/01j_import.ipynb #261598d4
 def swap_in(asked: Asked, made: Staged, notes: Notes, started: float) -> list[str]:  # files that are gone now
     "Put what was read into place, with manifests; a new corpus takes the old judgements with it."
-    own = [place(target, asked.name)[0] for target in EVALUATION]
-    old = [file for file in own if file not in made.counts and (asked.data / file).exists()]
-    old = old if place("corpus", asked.name)[0] in made.counts else []
+    first, old = place(EVALUATION[0], asked.name)[0], left_behind(asked, made)
     source = {asked.path.name: content(asked.path)}
-    files = made.commit(asked.data, own[0] if own[0] in made.counts else "", old)
+    files = made.commit(asked.data, first if first in made.counts else "", old)
     facts = {"format": asked.format, "left out": {why: n for why, (n, _) in notes.dropped.items()}}
     for file in files:
         stamp(file, stage="import", params=facts, started=started, source=source)
@@ -225,8 +255,9 @@ def import_data(asked: Asked, *, replace: bool = False, dry: bool = False, drop_
         lines = report(asked, made, notes, answers)
         if dry or not made.counts:
             return [*lines, "nothing was written"]
+        check_ids(asked, made)
         gone = swap_in(asked, made, notes, started)
-    said = "is removed: it belonged to the collection that was replaced"
+    said = "is removed: it belonged to what was replaced"
     return [*lines, *(f"  {(asked.data / file).as_posix():44} {said}" for file in gone)]
 
 

@@ -194,11 +194,13 @@ def grade_fault(row: Row) -> str:
 
 # %% ../nbs/00_records.ipynb #9753e275
 def score_fault(row: Row) -> str:
-    "A teacher's scores of a training pair: finite numbers, one for each written negative."
+    "Grade and teacher's scores of a training pair: finite numbers, one score for each written negative."
     given = row.get("negative_scores")
     for score in [row.get("positive_score"), row.get("grade"), *(given or [])]:
         if score is not None and (type(score) not in (int, float) or not abs(score) <= 1e15):
             return f"a grade or score of a pair is {str(score)[:40]!r}; write a finite number, or leave it out"
+    if (grade := row.get("grade")) is not None and grade <= 0:
+        return f"'grade' is {grade}, so the passage is no answer; name it among the negatives, or remove the row"
     if given is not None and len(given) != len(row.get("negatives") or []):
         return f"{len(given)} 'negative_scores' for {len(row.get('negatives') or [])} 'negatives'; give one each"
     return ""

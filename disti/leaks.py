@@ -170,7 +170,7 @@ def find_leaks(pairs: TrainingPairs, collection: Collection) -> list[Row]:  # ki
 
 # %% ../nbs/04k_leaks.ipynb #3d5c81d8
 def leaking(leaks: Iterable[Row], qrels: Qrels) -> dict[str, str]:  # query id â†’ "query exact", "passage shifted", ...
-    "Queries that training has seen, or whose relevant passage it has, with the surest reason."
+    "Queries with an answer that training has seen, or whose relevant passage it has, with the surest reason."
     asked, answers = dict[str, str](), dict[str, str]()
     for leak in sorted(leaks, key=lambda leak: HOWS.index(leak["how"])):
         if leak["kind"] == "query":
@@ -179,6 +179,8 @@ def leaking(leaks: Iterable[Row], qrels: Qrels) -> dict[str, str]:  # query id â
             answers.setdefault(leak["eval_id"], f"passage {leak['how']}")
     found = {}
     for query_id, docs in qrels.items():
+        if not any(grade > 0 for grade in docs.values()):
+            continue  # it is in no mean
         right = [answers[doc_id] for doc_id, grade in docs.items() if grade > 0 and doc_id in answers]
         why = [asked[query_id]] if query_id in asked else sorted(right, key=lambda told: HOWS.index(told.split()[1]))
         found.update({query_id: why[0]} if why else {})

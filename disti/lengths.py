@@ -8,6 +8,8 @@ __all__ = [
     "STEP",
     "CAP",
     "MOST",
+    "UNREAD",
+    "LOOKED_AT",
     "shape_folder",
     "reads_at_most",
     "token_counts",
@@ -19,6 +21,10 @@ __all__ = [
     "fitted",
     "student_length",
     "pair_length",
+    "unread_share",
+    "unread_findings",
+    "repeated_prompt",
+    "reading_findings",
     "long_pairs",
 ]
 
@@ -172,6 +178,51 @@ def pair_length(
     tokens = token_counts(tokenizer, [text for pair in chosen for text in pair])
     counts = [ends + tokens[query] + tokens[passage] for query, passage in chosen]
     return fitted("pair_length", {"pairs": counts}, wanted, most, cap, record.name)
+
+
+# %% ../nbs/05g_lengths.ipynb #4dd6c2e8
+def unread_share(tokenizer: Any, texts: Iterable[str]) -> float:  # 0 to 1, of the characters that are not blank
+    "How much of some texts becomes unknown tokens."
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or not getattr(tokenizer, "is_fast", False):
+        return 0.0
+    lost = total = 0
+    for text in texts:
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        lost += sum(end - start for token, (start, end) in spans if token == unknown)
+        total += sum(map(len, text.split()))
+    return lost / max(1, total)
+
+
+# %% ../nbs/05g_lengths.ipynb #00f286a9
+UNREAD, LOOKED_AT = 0.05, 500  # share of the characters; texts
+
+
+def unread_findings(record: ModelRecord, texts: Sequence[str]) -> list[Finding]:  # one, or none
+    "Whether a model has tokens for the script that these texts are in."
+    if shape_folder(record) is None:
+        return []
+    share = unread_share(open_tokenizer(record), some(texts, LOOKED_AT))
+    says = f"{record.name} has no tokens for {share:.0%} of the letters of these texts, so it cannot tell them apart"
+    remedy = "take a model that was trained on this language: model=..."
+    return [Finding("language", "warn", says, remedy, {"unread": round(share, 4)})] * (share > UNREAD)
+
+
+# %% ../nbs/05g_lengths.ipynb #dfa16f22
+def repeated_prompt(prompt: str, texts: Sequence[str]) -> list[Finding]:  # one, or none
+    "A prompt that stands in the texts already, and would stand there twice."
+    start = prompt.strip()
+    share = float(np.mean([text.startswith(start) for text in texts])) if start and texts else 0.0
+    says = f"{share:.0%} of the texts begin with the prompt {prompt!r} already"
+    remedy = "take it out of the texts; the model adds it"
+    return [Finding("prompt", "stop", says, remedy, {"share": share})] * (share > 0.5)
+
+
+def reading_findings(record: ModelRecord, queries: Sequence[str], passages: Sequence[str]) -> list[Finding]:
+    "Whether a student can read these texts, and whether they bring its prompts."
+    said = unread_findings(record, [*some(queries, LOOKED_AT), *some(passages, LOOKED_AT)])
+    return said + repeated_prompt(record.query_prompt, queries) + repeated_prompt(record.passage_prompt, passages)
 
 
 # %% ../nbs/05g_lengths.ipynb #46c4fcaf

@@ -41,6 +41,7 @@ from . import doubts
 from .batches import embedded, list_scores, padded
 from .doubts import Plan
 from .findings import Finding
+from .lengths import repeated_prompt
 from .objective import Objective, Seen, gradient_shares, look, parse, pulled, weighted_terms
 from .records import Row
 
@@ -215,11 +216,7 @@ def repeated_prompts(plan: Plan) -> Iterator[Finding]:
     if not isinstance(plan.model, SentenceTransformer):
         return
     for name, side in zip(TRAINING_PROMPTS, texts(plan), strict=True):
-        prompt = plan.model.prompts.get(name) or ""
-        share = float(np.mean([text.startswith(prompt.strip()) for text in side])) if prompt.strip() and side else 0.0
-        if share > 0.5:
-            says = f"{share:.0%} of the texts begin with the prompt {prompt!r} already"
-            yield Finding("prompt", "stop", says, "take it out of the texts; the model adds it", {"share": share})
+        yield from repeated_prompt(plan.model.prompts.get(name) or "", side)
 
 
 # %% ../nbs/07j_lint.ipynb #3b7237be

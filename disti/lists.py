@@ -9,6 +9,7 @@ __all__ = [
     "labels_from",
     "many",
     "written",
+    "bare",
     "from_table",
     "joined",
     "run_on",
@@ -88,6 +89,12 @@ def written(values: Iterable[Any], where: str) -> list[str]:
     return [value.strip() for value in values if value.strip()]
 
 
+# %% ../nbs/01f_lists.ipynb #e462b1aa
+def bare(scores: Sequence[Any], roles: Mapping[str, Sequence[str]]) -> bool:
+    "Has this row of a table no scores, though others have? Only where a label says what is an answer."
+    return "label" in roles and not "".join(map(str, scores)).strip()
+
+
 # %% ../nbs/01f_lists.ipynb #1378aff2
 def from_table(
     row: Row,
@@ -102,13 +109,13 @@ def from_table(
         kind = (str if role not in ("label", "score") else (int, float)) if text else ()
         return [value for name in roles.get(role, ()) for value in many(row.get(name), kind)]
 
-    query = " ".join(written(cells("query")[:1], where))
     extra = {"group": str(group)} if (group := next(iter(cells("group")), None)) is not None else {}
-    made: Row = {"query": query, "scores": None, "extra": extra, "where": where}
+    made: Row = {"query": " ".join(written(cells("query")[:1], where)), "scores": None, "extra": extra, "where": where}
     if "positive" in roles:
         right, wrong = written(cells("positive"), where), written(cells("negative"), where)
         return made | {"docs": right + wrong, "labels": [1] * len(right) + [0] * len(wrong)}
     docs = cells("docs") if "docs" in roles else cells("passage")
+    roles = {role: names for role, names in roles.items() if role != "score" or not bare(cells(role), roles)}
     numbers = {role: [number_of(value, where, roles[role][0]) for value in cells(role)] for role in ("label", "score")}
     for role, given in numbers.items():
         if role in roles and len(given) != len(docs):
@@ -152,13 +159,18 @@ def run_on(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 # %% ../nbs/01f_lists.ipynb #ddc3df9b
-def tell_columns(roles: Mapping[str, Sequence[str]], names: Iterable[str], file: str, notes: Notes) -> None:
+def tell_columns(
+    roles: Mapping[str, Sequence[str]], names: Iterable[str], file: str, notes: Notes, relevant: str = ""
+) -> None:
     "Note what is not read of a table, and what is taken for granted."
     read = {name for found in roles.values() for name in found}
     for name in sorted(set(names) - read):
         notes.say(f"{file}: the column {name!r} is not read")
     if "passage" in roles and not roles.keys() & {"positive", "label", "score"}:
         notes.say(f"{file}: there is no label, so every passage counts as an answer")
+    if "score" in roles and "label" not in roles and not relevant:
+        limit = "--relevant 2 for those from 2 on"
+        notes.say(f"{file}: {roles['score'][0]!r} is taken for grades, of which those above 0 are answers ({limit})")
 
 
 # %% ../nbs/01f_lists.ipynb #2766510b
@@ -176,8 +188,9 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
             if not row.keys() <= known:
                 known |= row.keys()
                 names = list(row) if known == row.keys() else sorted(known)
+                roles.clear()
                 roles.update(column_roles(names, how.columns, where))
-                tell_columns(roles, names, path.name, notes)
+                tell_columns(roles, names, path.name, notes, how.relevant)
             yield from_table(row, roles, how, where, path.suffix.lower() in TEXT_TABLES)
 
     first = each()

@@ -115,6 +115,8 @@ def texts_of(*files: Path) -> "tuple[Collection, TrainingPairs]":
 # %% ../nbs/09d_looks.ipynb #97b725d0
 def wrong_rows(recipe: Placed) -> Iterator[Finding]:
     "Rows that break their contract, the first of each file, and ids that point nowhere."
+    from disti.data import check_chunk_names
+
     files = [at(file) for file in data_files(recipe)]
     said = set[str]()
     for file, kind in zip(files, KINDS, strict=False):  # three where pairs are written from the corpus
@@ -125,7 +127,7 @@ def wrong_rows(recipe: Placed) -> Iterator[Finding]:
     if not said and all(file.exists() for file in files):
         try:
             texts_of.cache_clear()
-            texts_of(*files)
+            check_chunk_names(texts_of(*files)[0].corpus, value(recipe, "mine", "chunk_words"))
         except ValueError as error:
             said.add(str(error))
     for line in sorted(said):
@@ -137,9 +139,10 @@ def shared_texts(recipe: Placed) -> Iterator[Finding]:
     "Passages and questions that training and test share."
     from disti.leaks import find_leaks, leak_findings, shared_finding
     from disti.pairs import overlap, pair_findings, self_matches, settled
+    from disti.sources import copy_findings
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
-    yield from pair_findings(pairs) if pairs.queries else []
+    yield from [*copy_findings(collection), *(pair_findings(pairs) if pairs.queries else [])]
     way = value(recipe, "mine", "shared_queries")
     shared = shared_finding(overlap(pairs, collection)["queries"], collection.queries, way)
     yield from shared
@@ -181,16 +184,16 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
     from disti.split import split_queries
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
-    fraction, most = value(recipe, "mine", "dev_fraction"), value(recipe, "mine", "max_dev")
-    split = dict(dev_fraction=fraction, max_dev=most, seed=recipe["seed"])
+    split = {key: value(recipe, "mine", key) for key in ("dev_fraction", "max_dev")} | {"seed": recipe["seed"]}
     train, dev = split_queries(pairs, **split) if pairs.qrels else ([], [])
     judged = sum(any(grade > 0 for grade in docs.values()) for docs in collection.qrels.values())
-    spread = known_spread(recipe)
+    if not judged:
+        yield Finding("test", "stop", "no judged query has a relevant passage", "grade answers 1 in relevance.jsonl")
     for name, n, remedy in (
         ("dev", len(dev), "more training pairs, or a larger dev_fraction or max_dev"),
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
-    )[not pairs.qrels :]:
-        least = provable(n, spread)
+    )[not pairs.qrels : 2 if judged else 1]:
+        least = provable(n, known_spread(recipe))
         says = f"{n} queries: a true difference of {least:.3f} in nDCG@10 is found in 4 of 5 tries"
         small = (n < 50 or least > 0.1) and not recipe["scale"]
         yield Finding(name, "warn" if small else "note", says, remedy, {"queries": n, "least": round(least, 4)})
@@ -310,14 +313,14 @@ def examples(collection: "Collection", pairs: "TrainingPairs") -> list[tuple[str
 # %% ../nbs/09d_looks.ipynb #e638fa83
 def lengths(recipe: Placed) -> Iterator[Finding]:
     "How many tokens student and teacher will read, and what that cuts."
-    from disti.lengths import pair_length, some, student_length
+    from disti.lengths import pair_length, reading_findings, some, student_length
 
     collection, pairs = texts_of(*map(at, data_files(recipe)))
     questions = some([*collection.queries.values(), *pairs.queries.values()], 2000)
     passages = some([*collection.corpus.values(), *pairs.passages.values()], 2000)
     length, cut = student_length(student_record(recipe), questions, passages)
     yield Finding("max_length", "note", f"the student reads {length} tokens of a text", "max_length=N for another")
-    yield from [cut] if cut else []
+    yield from [*([cut] if cut else []), *reading_findings(student_record(recipe), questions, passages)]
     named = value(recipe, "teach", "model") if recipe["teacher"] == "train" else recipe["teacher"]
     encoder = value(recipe, "score", "scorer_kind") == "cross_encoder"  # others cut by rules of their own
     if recipe["teacher"] == "train" or ("teacher" in models_of(recipe) and encoder):

@@ -167,7 +167,8 @@ def question_findings(
         first = repr(unanswered[0])
         says = f"{len(unanswered)} of {len(collection.qrels)} judged queries have no relevant passage, first {first}"
         remedy = "they are left out of every mean; judge a passage relevant, or remove them"
-        said.append(Finding("judgements", "note", says, remedy, {"queries": len(unanswered)}))
+        severity = "stop" if len(unanswered) == len(collection.qrels) else "note"
+        said.append(Finding("judgements", severity, says, remedy, {"queries": len(unanswered)}))
     return said
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "LETTERS",
     "MARKS",
     "PAIRS_FROM",
+    "AGREE",
     "SHARED",
     "folded",
     "identity",
@@ -27,6 +28,7 @@ __all__ = [
     "match_finding",
     "doubt_findings",
     "pair_findings",
+    "same_id",
     "self_matches",
     "without",
     "overlap",
@@ -296,6 +298,19 @@ def pair_findings(pairs: TrainingPairs) -> list[Finding]:  # of pairs that were 
     return [match_finding(pairs), *doubt_findings(pairs)]
 
 
+# %% ../nbs/04b_pairs.ipynb #804af8d0
+AGREE = 0.8  # share of a question's words
+
+
+def same_id(query_id: str, text: str, corpus: Mapping[str, str]) -> set[str]:  # that passage, or none
+    "The passage that has a question's id, unless both are only numbered."
+    if query_id not in corpus:
+        return set()
+    asked, there = (set(LETTERS.findall(folded(words))) for words in (text, corpus[query_id]))
+    alike = len(asked & there) >= AGREE * max(1, len(asked))
+    return {query_id} if alike or not query_id.strip().isdecimal() else set()
+
+
 # %% ../nbs/04b_pairs.ipynb #6f97cea0
 def self_matches(
     queries: Mapping[str, str],
@@ -307,7 +322,7 @@ def self_matches(
     for doc_id, whole in collection.corpus.items():
         for name in {name for _, name in spellings(whole, collection.titles.get(doc_id, ""))} & asked:
             texts.setdefault(name, set()).add(doc_id)
-    found = {q: texts.get(identity(text), set()) | ({q} & collection.corpus.keys()) for q, text in queries.items()}
+    found = {q: texts.get(identity(text), set()) | same_id(q, text, collection.corpus) for q, text in queries.items()}
     right = {q: {d for d, grade in collection.qrels.get(q, {}).items() if grade > 0} for q in queries}
     return {q: docs - right[q] for q, docs in found.items() if docs - right[q]}
 

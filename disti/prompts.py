@@ -11,6 +11,12 @@ __all__ = [
     "LABEL",
     "COURTESY",
     "QUOTED",
+    "ASKED",
+    "THOUGHT",
+    "FENCE",
+    "LISTED",
+    "TORN",
+    "CUT",
     "REPLY_TOKENS",
     "Prompt",
     "first_units",
@@ -19,6 +25,9 @@ __all__ = [
     "is_stale",
     "read_seeds",
     "bare",
+    "strings_in",
+    "json_texts",
+    "said_lines",
     "queries_in",
     "drafts_in",
     "estimated_tokens",
@@ -181,16 +190,66 @@ def bare(line: str) -> str:
     return line
 
 
-# %% ../nbs/05i_prompts.ipynb #69904095
-def queries_in(reply: str, n: int = 1) -> list[str]:  # at most n, none of them twice
+# %% ../nbs/05i_prompts.ipynb #2195ab0c
+ASKED = regex.compile(rf"(?:search )?(?:{NAMES}|text|suchanfragen|fragen)s?|queries", regex.I)
+
+
+def strings_in(value: Any) -> list[str]:
+    "The queries of a JSON value: all texts of lists, and of objects what is named as a query, else all."
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        named = [
+            part for name, part in value.items() if ASKED.fullmatch(name) and not name.lower().startswith("answer")
+        ]
+        value = named or list(value.values())
+    return [text for part in value for text in strings_in(part)] if isinstance(value, list) else []
+
+
+# %% ../nbs/05i_prompts.ipynb #23faf392
+def json_texts(part: str) -> list[str]:
+    "The queries of a text that is JSON; none where it is not."
+    try:
+        return strings_in(json.loads(part)) if part.lstrip()[:1] in ("[", "{") else []
+    except (ValueError, RecursionError):
+        return []
+
+
+# %% ../nbs/05i_prompts.ipynb #db01d119
+THOUGHT = regex.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)|\A.*</think(?:ing)?>", regex.S | regex.I)
+FENCE = regex.compile(r"^[ \t]*```\w*[ \t]*$", regex.M)
+LISTED = regex.compile(r"^[\[{].*[\]}]$", regex.S | regex.M)
+TORN = regex.compile(r"\s*(?:[\[{]\s*[\[{\"]|[\[\]{}],?\s*$|\"[^\"]*\"\s*:)")  # a line of JSON that cannot be read
+
+
+def said_lines(reply: str) -> list[str]:
+    "The lines of a reply, without what a model thinks aloud; those of JSON are its texts, and none where it is torn."
+    text = FENCE.sub("", THOUGHT.sub("", reply)).strip()
+    whole = LISTED.search(text)
+    if whole and (found := json_texts(whole[0])):
+        return found
+    lines = [regex.sub(r'^\s*("[^"]*"),\s*$', r"\1", line) for line in text.splitlines()]
+    return [said for line in lines for said in json_texts(line) or [line] if not TORN.match(said)]
+
+
+# %% ../nbs/05i_prompts.ipynb #8e8c0d95
+def queries_in(
+    reply: str,
+    n: int = 1,
+    cut: bool = False,  # the server stopped it: its last line may be half a query
+) -> list[str]:  # at most n, none of them twice
     "The queries of a reply."
-    lines = [bare(line) for line in reply.splitlines() if not COURTESY.match(line.strip())]
+    said = said_lines(reply)
+    lines = [bare(line) for line in (said[:-1] if cut else said) if not COURTESY.match(line.strip())]
     return list(dict.fromkeys(filter(None, lines)))[:n]
 
 
 # %% ../nbs/05i_prompts.ipynb #ad020262
+CUT = ("length", "max_tokens")  # why a reply ended, where it was not at its end
+
+
 def drafts_in(
-    replies: Iterable[Row],  # {"record_id", "reply", "model"}
+    replies: Iterable[Row],  # {"record_id", "reply", "model"}, and why it "ended"
     records: Iterable[Row],  # of `records_of`
 ) -> list[Row]:  # drafts, in the order of the records
     "The queries of all replies, with where each came from."
@@ -198,7 +257,7 @@ def drafts_in(
     made = []
     for record in records:
         if answer := known.get(record["record_id"]):
-            for query in queries_in(answer["reply"], record.get("n", 1)):
+            for query in queries_in(answer["reply"], record.get("n", 1), answer.get("ended") in CUT):
                 own = {key: record[key] for key in ("doc_id", "how", "prompt", "record_id")}
                 made.append({"text": query, **own, "model": answer.get("model", "")})
     return made

@@ -191,7 +191,7 @@ def facets(row: Row) -> dict[str, str]:  # what keeps it → what it is called
     has = {"negatives": "negatives"} if any(label <= 0 for label in row["labels"]) else {}
     has |= {"scores": "scores"} if row["scores"] is not None else {}
     has |= {"grades": "grades"} if any(label not in (0, 1) for label in row["labels"]) else {}
-    return has | ({"extra": f"the keys {', '.join(sorted(row['extra']))}"} if row["extra"] else {})
+    return has | ({"extra": f"keys {', '.join(sorted(row['extra']))}"} if row["extra"] else {})
 
 
 def shaped(lists: Iterable[Row], shape: str, notes: Notes) -> Iterator[Row]:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .data import Collection, Qrels, chunk_corpus, dealt, parent, sample, seeded_order
+from .data import Collection, Qrels, check_chunk_names, chunk_corpus, dealt, parent, sample, seeded_order
 from .pairs import TrainingPairs, check_overlap, join, likeness, overlap, self_matches, untitled
 from .records import Row
 from .retrieve import bm25_index, bm25_scores
@@ -252,6 +252,7 @@ def training_collection(
     seed: int = 0,
 ) -> Training:
     "Split the training pairs and join their passages with the evaluation corpus."
+    check_chunk_names(collection.corpus, chunk_words)
     shared = (overlap if shared_queries == "keep" else check_overlap)(pairs, collection)
     pairs = join(pairs, collection)
     train, dev = split_queries(pairs, dev_fraction=dev_fraction, max_dev=max_dev, seed=seed)

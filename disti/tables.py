@@ -6,12 +6,14 @@
 __all__ = [
     "ROLES",
     "NEEDED",
+    "HOLDERS",
     "DELIMITERS",
     "TEXT_TABLES",
     "TABLES",
     "WORDS",
     "decoded",
     "role_of",
+    "one_holder",
     "column_roles",
     "delimiter_of",
     "csv_rows",
@@ -80,6 +82,35 @@ def role_of(name: str) -> str:  # "" when it says nothing
     return next((role for role, pattern in ROLES.items() if re.fullmatch(pattern, plain)), "")
 
 
+# %% ../nbs/01d_tables.ipynb #f4f1b155
+HOLDERS = ("positive", "passage", "docs")  # roles of the column with the text that may answer
+
+
+def one_holder(
+    found: Mapping[str, list[str]],  # role → its columns
+    given: Mapping[str, str],  # role → column, as the user says
+    where: str,
+) -> dict[str, list[str]]:  # without the roles that are not read beside the others
+    "The roles of a table in which one column, or one list, holds what may answer."
+    held = [role for role in HOLDERS if role in given] or [role for role in HOLDERS if role in found]
+    if len(held) > 1:
+        names = " and ".join(repr(found[role][0]) for role in held)
+        raise RowError(f"{where}: {names} may each hold the text that answers; say which: --columns {held[0]}=NAME")
+    holder, texts = held[0], found[held[0]]
+    named = {name.lower() for name in found["query"] + texts}
+    if named >= {"premise", "hypothesis"} and "label" in found.keys() - given.keys():
+        raise RowError(
+            f"{where}: a label of a premise and a hypothesis is a class (0 is often entailment), no grade; keep the "
+            "entailed rows and leave the label out, or say --columns label=NAME"
+        )
+    if holder == "positive" and "label" in found and "negative" not in found:
+        holder = "passage"
+    if holder == "passage" and "negative" in found and not found.keys() & {"label", "score"}:
+        holder = "positive"
+    unread = {"positive": ("label", "score")}.get(holder, ("negative",))
+    return {role: names for role, names in found.items() if role not in (*HOLDERS, *unread)} | {holder: texts}
+
+
 # %% ../nbs/01d_tables.ipynb #89b6c1ce
 def column_roles(
     columns: Iterable[str],
@@ -100,12 +131,11 @@ def column_roles(
     if twice := [role for role, names in found.items() if len(names) > 1 and role != "negative"]:
         names = " and ".join(map(repr, found[twice[0]]))
         raise RowError(f"{where}: {names} may each be the {twice[0]}; say which: --columns {twice[0]}=NAME")
-    has = found.keys()
-    if "query" not in has or not ({"positive"} <= has or {"passage"} <= has or {"docs"} <= has):
+    if "query" not in found or not found.keys() & set(HOLDERS):
         raise RowError(
             f"{where}: the columns are {shown}; needed are {NEEDED}. Say which is which: --columns query=NAME ..."
         )
-    return found
+    return one_holder(found, given, where)
 
 
 # %% ../nbs/01d_tables.ipynb #2ad2838f
