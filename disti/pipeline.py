@@ -8,6 +8,7 @@ __all__ = [
     "PeakMemory",
     "stage_seconds",
     "checked",
+    "profile_folder",
     "executor",
     "elsewhere",
     "snakemake_words",
@@ -110,11 +111,18 @@ def checked(recipe: Placed, home: Path) -> list[Finding]:
 
 
 # %% ../nbs/09j_pipeline.ipynb #aea9e56c
+def profile_folder(profile: str) -> str:  # a folder, or the name of a profile that comes with disti; "": the laptop's
+    "Where the settings of Snakemake are."
+    for place in (Path(profile or "laptop"), resource("profiles/laptop").parent / (profile or "laptop")):
+        if (place / "config.yaml").is_file():
+            return str(place)
+    known = ", ".join(sorted(each.parent.name for each in resource("profiles/laptop").parent.glob("*/config.yaml")))
+    raise ValueError(f"no profile {profile!r}: a folder with a config.yaml of Snakemake, or one of {known}")
+
+
 def executor(profile: str) -> str:  # of Snakemake; "": jobs run beside it
     "Where a profile has its jobs run."
-    file = Path(profile or resource("profiles/laptop")) / "config.yaml"
-    if not file.is_file():
-        raise ValueError(f"no profile {profile!r}: a folder with a config.yaml of Snakemake, such as profiles/slurm")
+    file = Path(profile_folder(profile)) / "config.yaml"
     found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor", "")
     return "" if found == "local" else found
 
@@ -140,7 +148,7 @@ def snakemake_words(
     return [
         *(sys.executable, "-m", "snakemake", *targets, "--snakefile", str(resource("Snakefile"))),
         *("--configfile", str(config), "--directory", str(project_root())),
-        *("--profile", profile or str(resource("profiles/laptop")), "--nolock"),
+        *("--profile", profile_folder(profile), "--nolock"),
         *("--cores", str(cores or os.cpu_count() or 1)),
         *(["--resources", f"gpu={devices}"] if devices else []),
         *(["--until", until] if until else []),
@@ -323,7 +331,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data-dir", help="folder that holds eval/NAME and finetune/NAME.jsonl (default: data)")
     made.add_argument("--cores", type=int, default=0, help="cores in use at once (default: all)")
     made.add_argument("--until", default="", metavar="RULE", help="stop after this rule: mine, teach, score, ...")
-    made.add_argument("--profile", default="", help="Snakemake profile: where jobs run (default: profiles/laptop)")
+    made.add_argument(
+        "--profile",
+        default="",
+        help="where jobs run: laptop (default), gpu-host, slurm, or the folder of another Snakemake profile",
+    )
     made.add_argument("--verify", action="store_true", help="read every file again, also those that look untouched")
     made.add_argument("--dry-run", action="store_true", help="list the jobs that would run, with the reason for each")
     made.add_argument("--list", action="store_true", help="list the recipes that come with disti")

@@ -237,6 +237,7 @@ def page_groups() -> dict[str, list[str]]:
             "proof",
             "promises",
             "serving",
+            "batch",
             "measured",
         ],
         "Systems": ["systems", *(f"system-{name}" for name in SYSTEMS)],
