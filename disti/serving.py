@@ -14,8 +14,13 @@ __all__ = [
     "threshold_of",
     "dev_of",
     "teachers_of",
+    "made_alike",
+    "facts_of",
     "is_current",
     "index_collection",
+    "run_plan",
+    "kept_by_hand",
+    "whole_passages_finding",
     "index_run",
     "change_facts",
     "bound",
@@ -37,15 +42,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data import Qrels, texts
+from .embeddings import teacher_digest
 from .evaluation import model_of
-from .findings import tell
+from .findings import Finding, tell
 from .indexing import Plan, build_index
 from .manifests import read_facts
 from .metrics import measure
-from .recipe import Placed, main_student, read_recipe
+from .recipe import Placed, main_student, read_recipe, resolve_recipe, value
 from .records import Row, at, file_hash, read_rows, write_text
 from .searchindex import current, open_index
-from .servesettings import ServeSettings
+from .servesettings import ServeSettings, settings_of
 from .weights import ModelRecord, run_model
 
 if TYPE_CHECKING:
@@ -136,17 +142,24 @@ def teachers_of(home: Path, recipe: Placed) -> list[str]:
 
 
 # %% ../nbs/09v_serving.ipynb #f2dcc2e4
+def made_alike(facts: Row, record: ModelRecord, plan: Plan, student: ModelRecord | None = None) -> bool:
+    "Was an index made by this model, read in this way, and as planned?"
+    made = [teacher_digest(ModelRecord(**facts[key])) if facts.get(key) else "" for key in ("model", "student")]
+    return made == [teacher_digest(each) if each else "" for each in (record, student)] and facts["plan"] == vars(plan)
+
+
+def facts_of(index: Path) -> Row:  # {} where there is none
+    "The manifest of the generation that counts."
+    try:
+        return read_facts(current(index) / "manifest.json")
+    except (OSError, ValueError):
+        return {}
+
+
 def is_current(index: Path, record: ModelRecord, corpus: Path, plan: Plan, student: ModelRecord | None = None) -> bool:
     "Was an index made by this model, of this corpus, in this way?"
-    try:
-        facts = read_facts(current(index) / "manifest.json")
-    except (OSError, ValueError):
-        return False
-    made = {key: (facts.get(key) or {}).get("digest") for key in ("model", "student")}
-    same = made == {"model": record.digest, "student": student.digest if student else None} and facts.get(
-        "plan"
-    ) == vars(plan)
-    return bool(same and facts.get("corpus_hash") == file_hash(corpus))
+    facts = facts_of(index)
+    return facts.get("corpus_hash") == file_hash(corpus) and made_alike(facts, record, plan, student)
 
 
 def index_collection(
@@ -160,32 +173,79 @@ def index_collection(
     return build_index(out, record, corpus, plan, queries=queries, tell=lambda found: tell([found]), **facts, **more)
 
 
-# %% ../nbs/09v_serving.ipynb #ba9f10fa
+# %% ../nbs/09v_serving.ipynb #bb855dee
+def run_plan(
+    home: Path,
+    model: str = "",  # which of the run's; "": its main student
+    given: Mapping[str, Any] = {},  # settings that were typed  # noqa: B006
+    file: str | Path = "",  # YAML with a section `index`
+) -> Plan:
+    "How a run is indexed: as is said, else as it was, else in the language of its words."
+    recipe = resolve_recipe(read_recipe(home / "recipe.yaml"))
+    index = home / "index" / (model or main_student(recipe))
+    spoken = {"language": value(recipe, "evaluate", "language")}
+    return Plan(**settings_of("index", given, file, known=spoken | facts_of(index).get("plan", {})).model_dump())
+
+
+# %% ../nbs/09v_serving.ipynb #02aef55f
+def kept_by_hand(index: Path, record: ModelRecord, plan: Plan) -> bool:
+    "Passages that were added or deleted by hand stay as they are; an index that cannot keep them is an error."
+    facts = facts_of(index)
+    if not facts or "corpus_hash" in facts:
+        return False
+    if not made_alike(facts, record, plan):
+        raise ValueError(
+            f"passages of index {index} were added or deleted by hand, and now another model or another plan is "
+            "asked for: its folder would be made anew from the collection, without them. Delete it, and say them again"
+        )
+    says = (
+        f"{index.name} holds {facts['n']} passages, of which some were added or deleted by hand; it is served as it is"
+    )
+    tell([Finding("index", "note", says, f"delete {index} to index the collection as it is now")])
+    return True
+
+
+# %% ../nbs/09v_serving.ipynb #72da2e36
+def whole_passages_finding(recipe: Placed) -> list[Finding]:
+    "What is measured by its chunks is served whole."
+    words = int(value(recipe, "evaluate", "chunk_words"))
+    says = f"the run was measured on chunks of {words} words; an index holds whole passages, so it finds others"
+    remedy = "cut the corpus itself (one row a chunk) where long passages matter"
+    return [Finding("index", "warn", says, remedy)] if words else []
+
+
+# %% ../nbs/09v_serving.ipynb #21849250
 def index_run(
     home: Path,
-    plan: Plan = Plan(),  # noqa: B008
+    plan: Plan | None = None,  # None: of `run_plan`
     model: str = "",  # which of the run's; "": its main student
 ) -> tuple[Path, Path]:  # indexes of the student, of the untrained model
     "Index a run's student, and the model it started from, over its collection."
     from disti.queryencoder import query_encoder
     from disti.searching import Searcher
 
-    recipe = read_recipe(home / "recipe.yaml")
+    recipe, plan = resolve_recipe(read_recipe(home / "recipe.yaml")), plan or run_plan(home, model)
     name, collection = model or main_student(recipe), str(recipe["collection"])
     places = home / "index" / name, home / "index" / "untrained"
     used, said = threshold_of(refusal_of(home, name, collection))
     record = replace(model_of(name, home), name=str(home / "models" / name)) if name != "untrained" else run_model(home)
     data = str(recipe.get("data_dir", "data"))
     more: Row = {"threshold": used, "refusal": said, "run": home.name}
+    tell(whole_passages_finding(recipe))
     queries, qrels = dev_of(home)
-    if queries and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
+    by_hand = kept_by_hand(places[0], record, plan)
+    if queries and not by_hand and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
         index_collection(places[0], record, collection, plan, data)
         trial = Searcher(open_index(places[0]), {"student": query_encoder(record)})
         more["hybrid_weight"], _ = weigh(trial, queries, qrels)
         more["hybrid_from"] = f"{len(queries)} dev queries"
         change_facts(places[0], more)
-    index_collection(places[0], record, collection, plan, data, **more)
-    index_collection(places[1], run_model(home), collection, plan, data)
+    if not by_hand:
+        index_collection(places[0], record, collection, plan, data, **more)
+    if facts_of(places[0]) | more != facts_of(places[0]):  # evaluated since
+        change_facts(places[0], more)
+    if not kept_by_hand(places[1], run_model(home), plan):
+        index_collection(places[1], run_model(home), collection, plan, data)
     return places
 
 
