@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .comparison import in_order, md_table
-from .decide import Measured, grids, outcome, read_measured, source_of
+from .decide import Measured, check_alike, grids, outcome, read_measured, source_of
 from .findings import md_text, say
 from .records import Row, at, choose, write_text
 from .sources import clusters_of
@@ -51,6 +51,8 @@ def read_runs(runs: Sequence[str], artifacts: Path, measure: str, only: Sequence
                 cells.setdefault(path.parts[-2], {})[name] = read_measured(path.parent, measure, name)
     if not cells:
         raise FileNotFoundError(f"nothing was measured in {', '.join(runs)}; run stage 17_evaluate first")
+    for collection, some in cells.items():  # means of one column are means over the same
+        check_alike(list(some.values()), collection)
     return cells
 
 
