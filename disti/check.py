@@ -46,6 +46,7 @@ from disti.looks import (
     shared_texts,
     sizes,
     wrong_rows,
+    wrong_settings,
 )
 from .names import name_pairs, twin
 from .places import Placed
@@ -145,7 +146,16 @@ def full_disk(recipe: Placed) -> Iterator[Finding]:
 
 
 # %% ../nbs/09e_check.ipynb #94bdfbaa
-FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models, writers, unasked)
+FIRST: Sequence[Look] = (
+    missing_data,
+    future_files,
+    missing_sources,
+    wrong_rows,
+    wrong_settings,
+    missing_models,
+    writers,
+    unasked,
+)
 TEXTS: Sequence[Look] = (shared_texts, sizes, lengths, models_at_work)  # of data that is there
 THEN: Sequence[Look] = (objectives, tested_besides, full_disk)
 

@@ -10,6 +10,8 @@ __all__ = [
     "TRAINS",
     "STUDENTS",
     "THE_MODEL",
+    "ONCE",
+    "DECIDED",
     "ELSEWHERE",
     "recipes",
     "read_recipe",
@@ -18,6 +20,7 @@ __all__ = [
     "part_of",
     "stage_of",
     "apply_set",
+    "check_place",
     "check_entry",
     "check_student",
     "check_teacher",
@@ -179,12 +182,32 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
 
 
 # %% ../nbs/09b_recipe.ipynb #9db96b9d
+ONCE = ("run", "artifacts", "data_dir", "collection")  # of the whole run: at the top
+DECIDED = {  # what the path gives to each job itself
+    "teach": ("fold",),
+    "score": ("scorer",),
+    "evaluate": ("model_name", "model"),
+    "cases": ("model_b",),
+    "gap": ("student", "reference"),
+    "compare": ("models", "main"),
+}
+
+
+def check_place(key: str, stage: str) -> None:
+    "Refuse what would be read nowhere, or would tear a run apart."
+    if key in ONCE:
+        raise ValueError(f"{key!r} is one thing of the whole run; write it at the top")
+    if key == "name" or key in DECIDED.get(stage, ()):
+        raise ValueError(f"{key!r} is given to each job by the pipeline; the student that is looked at is main: NAME")
+
+
 def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check what a recipe says of one stage or student; an error has its place."
     made, known = {}, known_params(stage)
     for key, value in values.items():
         try:
             made[key] = cast(key, value, known[choose(key, list(known), f"parameter of {name}")], name)
+            check_place(key, stage)
         except ValueError as error:
             raise ValueError(f"{recipe.place(part, name, key)}: {error}") from None
     steps = {
@@ -199,10 +222,10 @@ def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mappin
 def check_student(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check a student's entry: its name, the stage that trains it and parameters of that stage."
     where = recipe.place("students", name)
-    if name_fault(name) or not re.fullmatch(r"(?!(bm25|untrained|teacher(-\d+)?)$)[a-z][a-z0-9_-]*", name, re.I | re.A):
+    if name_fault(name) or not re.fullmatch(r"(?!(bm25|untrained|teacher(-.*)?)$)[a-z][a-z0-9_-]*", name, re.I | re.A):
         raise ValueError(
             f"{where}: student {name[:60]!r} needs another name: letters, digits, - and _, "
-            "and none of bm25, untrained, teacher"
+            "and none of bm25, untrained, teacher and teacher-..."
         )
     if other := twin(name, recipe.get("students", {})):
         raise ValueError(f"{where}: {name} and {other} are one folder on some disks; give one another name")

@@ -33,7 +33,8 @@ def scaled(recipe: Placed, scale: str) -> Placed:
 # %% ../nbs/00m_scales.ipynb #504d5aba
 def chosen(recipe: Mapping[str, Any]) -> dict[str, Any]:  # name → entry
     "The students that a recipe trains."
-    there, only = recipe.get("students", {}), re.findall(r"[^,\s]+", str(recipe.get("only") or ""))
+    there, said = recipe.get("students", {}), recipe.get("only") or ""
+    only = re.findall(r"[^,\s]+", " ".join(map(str, said)) if isinstance(said, list | tuple) else str(said))
     return {name: there[choose(name, list(there), "student")] for name in only} if only else dict(there)
 
 
