@@ -263,6 +263,7 @@ def bound(host: str, port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
+        made.listen(2_048)  # at once: of two that only bound it, both would have the port
     except OSError as error:
         made.close()
         raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); take another: --port {port + 1}") from None
@@ -355,7 +356,6 @@ def serve(settings: ServeSettings, key: str = "", pages: Mapping[str, str] | Non
     app = build_app(settings, engine, key, dict(pages or {}))
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=engine.reload, daemon=True).start())
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    made.listen(2_048)
     facts = engine.main.index.facts
     what = f"{facts['n']:,} passages ({facts['kind']}), model {Path(facts['model']['name']).name}"
     more = [f"teacher {engine.teacher.name}" if engine.teacher else "no teacher", "with a key" if key else "no key"]
