@@ -30,7 +30,6 @@ __all__ = [
     "spread_of",
     "wrong_layers",
     "models_at_work",
-    "wrong_settings",
     "objectives",
 ]
 
@@ -391,31 +390,6 @@ def models_at_work(recipe: Placed) -> Iterator[Finding]:
             options["trust_remote_code"] = True
         scorer = load_scorer(of.get("scorer_kind", "cross_encoder"), of["teacher"], options)
         yield spread_of(teacher, scorer(pairs))
-
-
-# %% ../nbs/09d_looks.ipynb #79fd2771
-def wrong_settings(recipe: Placed) -> Iterator[Finding]:
-    "Settings of training, measures and forms of an index that cannot be read: hours later they would stop a run."
-    from disti.compact import parse_form
-    from disti.metrics import parse_measure
-    from disti.settings import read_fit
-
-    trained = {name: e["stage"] for name, e in recipe["students"].items() if "fit" in stage_params(e["stage"])}
-    asked: list[tuple[str, str, Callable[[str], Any], list[str]]] = [
-        (name, "fit", read_fit, [str(value(recipe, stage, "fit", name))]) for name, stage in trained.items()
-    ]
-    both: list[tuple[str, Callable[[str], Any]]] = [("measures", parse_measure), ("compact", parse_form)]
-    for key, read in both:
-        words = str(value(recipe, "evaluate", key)).split()
-        if key == "measures" and not words:
-            yield Finding("settings", "stop", "evaluate.measures names no measure", 'write measures: "nDCG@10 MRR@10"')
-        asked.append(("evaluate", key, read, words))
-    for name, key, read, words in asked:
-        try:
-            for word in words:
-                read(word)
-        except ValueError as error:
-            yield Finding("settings", "stop", f"{name}.{key}: {plain(str(error))}", f"correct {key} of {name}")
 
 
 # %% ../nbs/09d_looks.ipynb #8151f440

@@ -10,8 +10,6 @@ __all__ = [
     "TRAINS",
     "STUDENTS",
     "THE_MODEL",
-    "ONCE",
-    "DECIDED",
     "ELSEWHERE",
     "recipes",
     "read_recipe",
@@ -20,7 +18,6 @@ __all__ = [
     "part_of",
     "stage_of",
     "apply_set",
-    "check_place",
     "check_entry",
     "check_student",
     "check_teacher",
@@ -53,7 +50,7 @@ from typing import Any
 from .names import name_fault, score_folder, twin
 from .places import Placed, check_shape, read_placed
 from .records import at, choose
-from .scales import chosen, models_measured, scaled
+from .scales import check_place, chosen, models_measured, scaled
 from disti.stage import (
     Parameter,
     cast,
@@ -182,25 +179,6 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
 
 
 # %% ../nbs/09b_recipe.ipynb #9db96b9d
-ONCE = ("run", "artifacts", "data_dir", "collection")  # of the whole run: at the top
-DECIDED = {  # what the path gives to each job itself
-    "teach": ("fold",),
-    "score": ("scorer",),
-    "evaluate": ("model_name", "model"),
-    "cases": ("model_b",),
-    "gap": ("student", "reference"),
-    "compare": ("models", "main"),
-}
-
-
-def check_place(key: str, stage: str) -> None:
-    "Refuse what would be read nowhere, or would tear a run apart."
-    if key in ONCE:
-        raise ValueError(f"{key!r} is one thing of the whole run; write it at the top")
-    if key == "name" or key in DECIDED.get(stage, ()):
-        raise ValueError(f"{key!r} is given to each job by the pipeline; the student that is looked at is main: NAME")
-
-
 def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check what a recipe says of one stage or student; an error has its place."
     made, known = {}, known_params(stage)

@@ -13,6 +13,7 @@ __all__ = [
     "refusal_of",
     "threshold_of",
     "dev_of",
+    "weighed_on_dev",
     "teachers_of",
     "made_alike",
     "facts_of",
@@ -133,6 +134,12 @@ def dev_of(home: Path) -> tuple[dict[str, str], Qrels]:
     return texts(read_rows(paths[0], "queries")), qrels
 
 
+def weighed_on_dev(home: Path, searcher: "Searcher") -> Row:
+    "What the dev queries of a run say of the weight of words."
+    queries, qrels = dev_of(home)
+    return {"hybrid_weight": weigh(searcher, queries, qrels)[0], "hybrid_from": f"{len(queries)} dev queries"}
+
+
 def teachers_of(home: Path, recipe: Placed) -> list[str]:
     "The rerankers of a run."
     if recipe.get("teacher") == "train":
@@ -232,13 +239,10 @@ def index_run(
     data = str(recipe.get("data_dir", "data"))
     more: Row = {"threshold": used, "refusal": said, "run": home.name}
     tell(whole_passages_finding(recipe))
-    queries, qrels = dev_of(home)
     by_hand = kept_by_hand(places[0], record, plan)
-    if queries and not by_hand and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
+    if not by_hand and dev_of(home)[0] and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
         index_collection(places[0], record, collection, plan, data)
-        trial = Searcher(open_index(places[0]), {"student": query_encoder(record)})
-        more["hybrid_weight"], _ = weigh(trial, queries, qrels)
-        more["hybrid_from"] = f"{len(queries)} dev queries"
+        more |= weighed_on_dev(home, Searcher(open_index(places[0]), {"student": query_encoder(record)}))
         change_facts(places[0], more)
     if not by_hand:
         index_collection(places[0], record, collection, plan, data, **more)

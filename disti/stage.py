@@ -27,6 +27,7 @@ __all__ = [
     "bound",
     "check_keyless",
     "choices",
+    "check_choice",
     "cast",
     "unquoted",
     "fit_fields",
@@ -260,11 +261,18 @@ def check_keyless(name: str, value: Any) -> None:
 def choices(parameter: Parameter) -> tuple[str, ...]:  # () where any text may stand
     "The words that a parameter can be, where its comment begins with all of them: a | b (what that is) | c."
     word = r"[\w-]+(?: \([^()]*\))?"
-    listed = re.match(rf"{word}(?: \| {word})+(?=$|[:;,])", parameter.note)
-    if listed is None or not isinstance(parameter.default, str):
+    listed = re.match(rf"{word}(?: \| {word})+(?=$|[:;])", parameter.note)
+    if listed is None or "|" in parameter.note[listed.end() :] or not isinstance(parameter.default, str):
         return ()
     words = tuple(part.partition(" (")[0] for part in listed[0].split(" | "))
     return words if parameter.default in words else (*words, parameter.default)
+
+
+# %% ../nbs/09a_stage.ipynb #226b8d77
+def check_choice(name: str, value: Any, parameter: Parameter, stage: str) -> None:
+    "Refuse a word that is none of the choices."
+    if (words := choices(parameter)) and value not in words:
+        choose(value, [word for word in words if word], f"value of parameter {name!r} of {stage}:")
 
 
 def cast(
@@ -276,13 +284,10 @@ def cast(
     "Check type and bounds of one value."
     default, made = parameter.default, value
     check_keyless(name, value)
+    listed = isinstance(value, list | tuple) and all(type(v) in (str, int, float) for v in value)
     if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
         made = float(value)
-    elif (
-        isinstance(default, str)
-        and isinstance(value, list | tuple)
-        and all(type(v) in (str, int, float) for v in value)
-    ):
+    elif isinstance(default, str) and listed:
         made = " ".join(map(str, value))  # dims: [384, 128]
     elif default is not None and isinstance(value, str) and not isinstance(default, str):
         try:
@@ -294,8 +299,7 @@ def cast(
             f"parameter {name!r} of {stage} must be {parameter.type} (default {default!r}), "
             f"got {type(value).__name__} {str(value)[:60]!r}; {parameter.note or 'see disti params ' + stage}"
         )
-    if (words := choices(parameter)) and made not in words:
-        choose(made, [word for word in words if word], f"value of parameter {name!r} of {stage}:")
+    check_choice(name, made, parameter, stage)
     if fault := bound(name, made):
         raise ValueError(f"parameter {name!r} of {stage} {fault}, got {str(value)[:60]!r}")
     return made
