@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .comparison import in_order, md_table
-from .decide import Measured, grids, outcome, read_measured, source_of
+from .decide import Measured, check_alike, grids, outcome, read_measured, source_of
 from .findings import md_text, say
 from .records import Row, at, choose, write_text
 from .sources import clusters_of
@@ -37,6 +37,7 @@ Cells = dict[str, dict[str, Measured]]  # collection → RUN/MODEL → its value
 def read_runs(runs: Sequence[str], artifacts: Path, measure: str, only: Sequence[str] = ()) -> Cells:
     "All results of some runs, or of some of their models."
     cells: Cells = {}
+    known: dict[str, None] = {}
     for run in runs:
         folder = artifacts / run / "results"
         if not folder.is_dir():
@@ -45,12 +46,17 @@ def read_runs(runs: Sequence[str], artifacts: Path, measure: str, only: Sequence
         found: dict[str, list[Path]] = {path.parts[-3]: [] for path in sorted(folder.glob("*/*/measures.jsonl"))}
         for path in sorted(folder.glob("*/*/measures.jsonl")):
             found[path.parts[-3]].append(path)
+        known |= dict.fromkeys(found)
         for model in in_order(list(found)):
             for path in found[model] if not only or model in only else []:
                 name = f"{run}/{model}"
                 cells.setdefault(path.parts[-2], {})[name] = read_measured(path.parent, measure, name)
+    for name in only if known else ():
+        choose(name, list(known), f"model that was measured in {', '.join(runs)}:")
     if not cells:
         raise FileNotFoundError(f"nothing was measured in {', '.join(runs)}; run stage 17_evaluate first")
+    for collection, some in cells.items():  # means of one column are means over the same
+        check_alike(list(some.values()), collection)
     return cells
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "writers",
     "unasked",
     "mining_words",
+    "wrong_settings",
     "tested_besides",
     "bytes_of",
     "full_disk",
@@ -28,7 +29,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from .names import name_pairs, twin
 from .places import Placed
 from .recipe import data_files, job_values, read_recipe, resolve_recipe, value
 from .records import at
-from .stage import unquoted
+from .stage import stage_params, unquoted
 from .weights import resolve_model
 
 
@@ -133,6 +134,31 @@ def mining_words(recipe: Placed) -> Iterator[Finding]:
         yield Finding("mining", "stop", "teacher_filter needs a reranker", "mine.filter_teacher=FOLDER, or a hub name")
 
 
+# %% ../nbs/09e_check.ipynb #79fd2771
+def wrong_settings(recipe: Placed) -> Iterator[Finding]:
+    "Settings of training, measures and forms of an index that cannot be read: hours later they would stop a run."
+    from disti.compact import parse_form
+    from disti.metrics import parse_measure
+    from disti.settings import read_fit
+
+    trained = {name: e["stage"] for name, e in recipe["students"].items() if "fit" in stage_params(e["stage"])}
+    asked: list[tuple[str, str, Callable[[str], Any], list[str]]] = [
+        (name, "fit", read_fit, [str(value(recipe, stage, "fit", name))]) for name, stage in trained.items()
+    ]
+    both: list[tuple[str, Callable[[str], Any]]] = [("measures", parse_measure), ("compact", parse_form)]
+    for key, read in both:
+        words = str(value(recipe, "evaluate", key)).split()
+        if key == "measures" and not words:
+            yield Finding("settings", "stop", "evaluate.measures names no measure", 'write measures: "nDCG@10 MRR@10"')
+        asked.append(("evaluate", key, read, words))
+    for name, key, read, words in asked:
+        try:
+            for word in words:
+                read(word)
+        except ValueError as error:
+            yield Finding("settings", "stop", f"{name}.{key}: {plain(str(error))}", f"correct {key} of {name}")
+
+
 # %% ../nbs/09e_check.ipynb #c72510ba
 def tested_besides(recipe: Placed) -> Iterator[Finding]:
     "Pairs of models that shall be tested; one of whom the run has not is left out."
@@ -169,7 +195,16 @@ def full_disk(recipe: Placed) -> Iterator[Finding]:
 
 
 # %% ../nbs/09e_check.ipynb #94bdfbaa
-FIRST: Sequence[Look] = (missing_data, future_files, missing_sources, wrong_rows, missing_models, writers, unasked)
+FIRST: Sequence[Look] = (
+    missing_data,
+    future_files,
+    missing_sources,
+    wrong_rows,
+    wrong_settings,
+    missing_models,
+    writers,
+    unasked,
+)
 TEXTS: Sequence[Look] = (shared_texts, sizes, lengths, models_at_work)  # of data that is there
 THEN: Sequence[Look] = (mining_words, objectives, tested_besides, full_disk)
 

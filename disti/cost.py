@@ -20,8 +20,10 @@ class Prices(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    machine_hour: float = Field(0.10, gt=0, description="an hour of the machine that the throughputs were measured on")
-    gb_month: float = Field(0.10, ge=0, description="a gigabyte of disk for a month")
+    machine_hour: float = Field(
+        0.10, gt=0, allow_inf_nan=False, description="an hour of the machine that the throughputs were measured on"
+    )
+    gb_month: float = Field(0.10, ge=0, allow_inf_nan=False, description="a gigabyte of disk for a month")
     busy: float = Field(
         0.5, gt=0, le=1, description="share of its throughput that a machine is used to, so that peaks are served"
     )
@@ -46,8 +48,10 @@ def monthly(
     way: Measured, a_day: float, prices: Prices, peak: float = 3.0
 ) -> Row:  # peak: busiest second over mean second
     "Machines and cost of a month."
-    if way.searches_s <= 0 or a_day < 0:
-        raise ValueError(f"{way.name}: a throughput above 0 and no negative searches, got {way.searches_s} and {a_day}")
+    facts = (way.searches_s, a_day, way.gb, way.training_hours)
+    if not all(map(math.isfinite, facts)) or way.searches_s <= 0 or min(facts) < 0:
+        rule = "a throughput above 0, and searches, gigabytes and hours of 0 or more"
+        raise ValueError(f"{way.name}: {rule}, got {', '.join(map(str, facts))}")
     machines = max(1, math.ceil(a_day / 86_400 * peak / (way.searches_s * prices.busy))) + prices.spare
     serving = machines * prices.machine_hour * 24 * DAYS
     storage = way.gb * prices.gb_month * machines
@@ -64,15 +68,16 @@ def monthly(
 def pays_from(
     cheap: Measured, dear: Measured, prices: Prices, most: int = 10**10
 ) -> int | None:  # searches a day; None: never
-    "From how many searches a day the month of one is cheaper than of the other."
-    low, high = 1, most
-    if monthly(cheap, most, prices)["serving a month"] >= monthly(dear, most, prices)["serving a month"]:
+    "The fewest searches a day at which one needs fewer machines than the other; it never needs more."
+    count = [lambda n, way=way: monthly(way, n, prices)["machines"] for way in (cheap, dear)]
+    if cheap.searches_s <= dear.searches_s:
         return None
-    while low < high:
-        middle = (low + high) // 2
-        less = monthly(cheap, middle, prices)["serving a month"] < monthly(dear, middle, prices)["serving a month"]
-        low, high = (low, middle) if less else (middle + 1, high)
-    return low
+    room = dear.searches_s * prices.busy * 86_400 / 3  # of one machine a day, at a peak of 3
+    for full in range(1, int(most / room) + 2):  # machines of the dear one that are just full
+        for n in (math.floor(full * room), math.floor(full * room) + 1):
+            if 0 < n <= most and count[0](n) < count[1](n):
+                return n
+    return None
 
 
 # %% ../nbs/03f_cost.ipynb #0c6b249a

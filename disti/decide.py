@@ -7,6 +7,7 @@ __all__ = [
     "EXIT",
     "NO_VERDICT",
     "DATA",
+    "DRAWN",
     "SAMPLED",
     "RANKS",
     "outcome",
@@ -18,7 +19,9 @@ __all__ = [
     "read_measured",
     "read_qrels",
     "read_run",
+    "no_ranking",
     "read_side",
+    "check_alike",
     "grids",
     "source_of",
     "compare_sides",
@@ -127,7 +130,8 @@ def model_folder(word: str, artifacts: Path) -> Path:
 
 # %% ../nbs/09k_decide.ipynb #6e3ec3fb
 DATA = ("corpus.jsonl", "queries.jsonl", "relevance.jsonl")
-SAMPLED = ("split", "max_docs", "max_eval_queries", "depth")  # parameters that change what is measured
+DRAWN = ("max_docs", "max_eval_queries")  # a sample, drawn with the seed
+SAMPLED = ("split", *DRAWN, "depth")  # parameters that change what is measured
 
 
 def measured_on(path: Path) -> Row:  # of measures.jsonl
@@ -136,7 +140,8 @@ def measured_on(path: Path) -> Row:  # of measures.jsonl
     params, folder = made.get("params", {}), path.parent.name
     files = {Path(name): content for name, content in made.get("inputs", {}).items()}
     data = {n.name: made for n, made in files.items() if n.parent.name == folder and n.name in DATA}
-    return data | {key: params[key] for key in SAMPLED if key in params}
+    drawn = ("seed",) if any(params.get(key) for key in DRAWN) else ()  # which passages, which queries
+    return data | {key: params[key] for key in (*SAMPLED, *drawn) if key in params}
 
 
 # %% ../nbs/09k_decide.ipynb #e0fac74e
@@ -177,6 +182,16 @@ def read_run(path: Path) -> Run:
 
 
 # %% ../nbs/09k_decide.ipynb #277d92f5
+def no_ranking(word: str, qrels: Qrels, run: Run) -> str:  # "" where every query has one
+    "How many judged queries a ranking from a file leaves out: each counts 0, as nothing was found."
+    lost = [q for q, grades in qrels.items() if max(grades.values()) > 0 and q not in run]
+    return (
+        f"{word}: {len(lost)} of {len(qrels)} judged queries have no ranking, first {lost[0]!r}; each counts 0"
+        if lost
+        else ""
+    )
+
+
 def read_side(
     words: str,  # RUN/MODEL, or files of rankings; commas between seeds
     measure: str,
@@ -185,11 +200,17 @@ def read_side(
 ) -> dict[str, list[Measured]]:  # collection → its trainings
     "All that was measured of one side."
     found: dict[str, list[Measured]] = {}
-    for word in filter(None, words.split(",")):
+    named = [word for word in words.split(",") if word]
+    if twice := [word for word in named if named.count(word) > 1]:
+        raise ValueError(f"{twice[0]} is named twice; a training counts once. Name another seed of it")
+    for word in named:
         if at(word).is_file():
             if qrels is None:
                 raise ValueError(f"{word} is a ranking; name its judgements: --qrels FILE")
-            rows = measure_run(qrels, read_run(at(word)), [measure])
+            run = read_run(at(word))
+            rows = measure_run(qrels, run, [measure])
+            if lost := no_ranking(word, qrels, run):
+                say(lost)
             found.setdefault("", []).append(Measured(word, {r["query_id"]: r["value"] for r in rows}, {}))
             continue
         folder = model_folder(word, artifacts)
@@ -198,17 +219,14 @@ def read_side(
             found.setdefault(path.parent.name, []).append(one)
     if not found:
         raise FileNotFoundError(f"nothing was measured of {words!r}; run stage 17_evaluate first")
-    n = len([word for word in words.split(",") if word])
-    return {name: some for name, some in found.items() if len(some) == n}
+    return {name: some for name, some in found.items() if len(some) == len(named)}
 
 
 # %% ../nbs/09k_decide.ipynb #aa19e893
-def grids(
-    a: Sequence[Measured], b: Sequence[Measured], collection: str
-) -> tuple[list[str], np.ndarray, np.ndarray]:  # query ids, [seeds, queries] of both sides
-    "Both sides over the same queries, which were measured on the same texts."
-    first = a[0]
-    for other in (*a[1:], *b):
+def check_alike(trainings: Sequence[Measured], collection: str) -> None:
+    "Refuse values that were measured on different texts, or on different queries."
+    first = trainings[0]
+    for other in trainings[1:]:
         if first.on != other.on:
             odd = sorted(key for key in first.on.keys() | other.on.keys() if first.on.get(key) != other.on.get(key))
             raise ValueError(
@@ -219,7 +237,14 @@ def grids(
             raise ValueError(
                 f"{first.name} and {other.name} were measured on different queries: {alone[0]!r} is in one of them only"
             )
-    ids = sorted(first.values)
+
+
+def grids(
+    a: Sequence[Measured], b: Sequence[Measured], collection: str
+) -> tuple[list[str], np.ndarray, np.ndarray]:  # query ids, [seeds, queries] of both sides
+    "Both sides over the same queries, which were measured on the same texts."
+    check_alike([*a, *b], collection)
+    ids = sorted(a[0].values)
     x, y = (grid([[each.values[q] for q in ids] for each in side]) for side in (a, b))
     return ids, x, y
 
@@ -332,6 +357,8 @@ def compared(asked: argparse.Namespace) -> list[Row]:
     a, b = (read_side(words, asked.measure, at(asked.artifacts), qrels) for words in (asked.a, asked.b))
     for name in asked.collection or []:
         choose(name, [each for each in a if each in b], "collection that both were measured on:")
+    for name in sorted(a.keys() ^ b.keys()) if not asked.collection and a.keys() & b.keys() else ():
+        say(f"{name}: measured of {asked.a if name in a else asked.b} alone, so no part of the verdict")
     names = asked.collection or [name for name in a if name in b]
     shared = {name: source_of(at(asked.data_dir) / "eval" / name) for name in names if name}
     if qrels:

@@ -18,7 +18,7 @@ from .data import load_collection
 from .models import encode, load_student
 from .parity import Side, compared, form_side, found, parts_side, plain_side, rank_rows, side_of, url_side
 from .queryencoder import FORMS, opened_in
-from .recipe import read_recipe
+from .recipe import read_recipe, resolve_recipe, value
 from .records import Row, at, choose, read_rows
 from .serving import corpus_of, run_of
 from .weights import ModelRecord, model_record, run_model
@@ -27,9 +27,9 @@ from .weights import ModelRecord, model_record, run_model
 OFF = 0.02  # of a cosine: bfloat16 and six decimals
 
 
-def recorded(home: Path, name: str, record: ModelRecord, most: int = 20) -> list[Row]:
+def recorded(home: Path, name: str, record: ModelRecord, data_dir: str = "", most: int = 20) -> list[Row]:
     "A run's student against the scores that evaluation wrote, and the prompts and length of the run."
-    recipe = read_recipe(home / "recipe.yaml")
+    recipe = resolve_recipe(read_recipe(home / "recipe.yaml"))
     collection, trained = str(recipe["collection"]), run_model(home)
     model = load_student(record)
     prompts = [(each.query_prompt, each.passage_prompt) for each in (record, trained)]
@@ -37,17 +37,19 @@ def recorded(home: Path, name: str, record: ModelRecord, most: int = 20) -> list
     if trained.max_length:
         said = f"{model.max_seq_length}, trained at {trained.max_length}"
         rows.append(found("length of the run", model.max_seq_length == trained.max_length, said))
-    path = home / "results" / name / collection / "run.jsonl"
-    if not path.exists():
+    path, cut = home / "results" / name / collection / "run.jsonl", value(recipe, "evaluate", "chunk_words")
+    if cut or not path.exists():
+        why = "they are of chunks" if cut else f"{name} was not evaluated on {collection}"
+        print(f"not looked at: the scores of evaluation, since {why}")
         return rows
-    file, corpus, _ = corpus_of(collection, str(recipe.get("data_dir", "data")))
+    file, corpus, _ = corpus_of(collection, data_dir or str(recipe["data_dir"]))
     queries = {row["_id"]: row["text"] for row in read_rows(file.with_name("queries.jsonl"), "queries")}
-    hits = [
-        row for row in read_rows(path) if row["rank"] <= 5 and row["query_id"] in queries and row["doc_id"] in corpus
-    ]
+    hits = [row for row in read_rows(path) if row["rank"] <= 5]
+    if lost := [row["doc_id"] for row in hits if row["doc_id"] not in corpus or row["query_id"] not in queries]:
+        said = f"{len(lost)} of {len(hits)} passages that evaluation found are not in {file} now, first {lost[0]!r}"
+        return [*rows, found("scores of evaluation", False, said)]
     asked = list(dict.fromkeys(row["query_id"] for row in hits))[:most]
-    kept = [row for row in hits if row["query_id"] in asked]
-    return rows + [score_row(model, kept, queries, corpus)]
+    return rows + [score_row(model, [row for row in hits if row["query_id"] in asked], queries, corpus)]
 
 
 def score_row(model: Any, hits: Sequence[Row], queries: dict[str, str], corpus: dict[str, str]) -> Row:
@@ -94,7 +96,9 @@ def ranked_alike(
         encode(each, [texts.queries[q] for q in names], kind="query", precision="fp32")
         for each in (model, opened_in(record, form)[0])
     ]
-    return rank_rows((sides[0], sides[1]), (passages, passages), names, list(corpus), texts.qrels, allowed)
+    rows = rank_rows((sides[0], sides[1]), (passages, passages), names, list(corpus), texts.qrels, allowed)
+    part = f"{len(names)} of {len(texts.queries)} queries over {len(corpus)} of {len(texts.corpus)} passages"
+    return [row | {"says": f"{row['says']} ({part})"} for row in rows]
 
 
 # %% ../nbs/09x_gateway.ipynb #1edc40f0
@@ -114,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--parts", default="", help="folder with student_base/ and projection_layer.pt")
     made.add_argument("--url", default="", help="of a service's /v1/embeddings; its key in DISTI_API_KEY")
     made.add_argument("--collection", default="", help="of forms of fewer bits: whose queries are asked")
-    made.add_argument("--data-dir", default="data", help="folder that holds eval/NAME")
+    made.add_argument("--data-dir", default="", help="folder that holds eval/NAME (default: the run's, or data)")
     made.add_argument(
         "--allowed", type=float, default=0.01, help="loss of nDCG@10 that must be excluded (default: .01)"
     )
@@ -133,11 +137,11 @@ def main(words: list[str] | None = None) -> int:  # 0: the same
     made = ways(asked, record, reference)
     folder = at(asked.model)
     if not asked.against and (home := run_of(folder.parent.parent)):
-        made[f"the records of run {home.name}"] = recorded(home, folder.name, record)
+        made[f"the records of run {home.name}"] = recorded(home, folder.name, record, asked.data_dir)
     for form in (form for form in asked.forms if "int8" in form):
         if not asked.collection:
             raise ValueError(f"{form} is compared by what it finds: say on whose queries, --collection NAME")
-        made[form] = ranked_alike(record, form, asked.collection, asked.data_dir, asked.allowed)
+        made[form] = ranked_alike(record, form, asked.collection, asked.data_dir or "data", asked.allowed)
     for way, rows in made.items():
         for row in rows:
             print(f"{'same ' if row['fine'] else 'WRONG'}  {way}: {row['check']}: {row['says']}")

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "load_encoder",
+    "same_model",
     "kept_rows",
     "part_path",
     "vectors_of",
@@ -39,6 +40,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from tqdm import tqdm
 
 from .ann import Nearest, build_ann, kind_for, tuned, write_ann
+from .embeddings import teacher_digest
 from .findings import Finding
 from .lengths import length_finding, some, special_tokens, token_counts
 from .linear import pack_linears
@@ -47,7 +49,7 @@ from .models import encode, load_student
 from .records import Row, replacing, text_id
 from .retrieve import bm25_index, word_tokenizer
 from .searchindex import current, open_index, publish, seal_generation, write_bm25, write_texts
-from .weights import ModelRecord
+from .weights import ModelRecord, model_digest
 
 
 # %% ../nbs/05u_indexing.ipynb #56aec8b1
@@ -61,6 +63,17 @@ def load_encoder(record: ModelRecord) -> Any:
     ):
         pack_linears(model[0].model, "fp32")
     return model
+
+
+# %% ../nbs/05u_indexing.ipynb #44bfff16
+def same_model(record: ModelRecord, index: str | Path) -> ModelRecord:
+    "The model of an index, when its weights are still those."
+    if (now := model_digest(record.name)) != record.digest:
+        raise ValueError(
+            f"the weights of {record.name} changed after index {index} ({record.digest[:15]} then, {now[:15]} now); "
+            f"put the old ones back, or index again: disti index MODEL COLLECTION --out {index}"
+        )
+    return record
 
 
 # %% ../nbs/05u_indexing.ipynb #1aaa5f80
@@ -264,7 +277,7 @@ def build_index(
         if found := cut_finding(model, record, corpus):
             tell(found)
         how: Any = {"precision": plan.precision, "batch_size": plan.batch_size}
-        vectors = vectors_of(model, list(corpus.values()), index / ".part", digest=record.digest, **how)
+        vectors = vectors_of(model, list(corpus.values()), index / ".part", digest=teacher_digest(record), **how)
         asked = encode(asker, list(queries)[:200], kind="query") if queries else None
         named = {"model": asdict(record), "student": asdict(student) if student else None}
         made = write_generation(index, corpus, [vectors], named | facts, plan, asked)
@@ -310,9 +323,9 @@ def written_anew(index: Path, old: Any, stays: Sequence[int], corpus: Mapping[st
     plan = Plan(**old.facts["plan"])
     parts = [old.near.vectors[np.array(stays[i : i + 8_192])] for i in range(0, len(stays), 8_192)]
     if new:
-        model = load_encoder(old.record)
+        model = load_encoder(same_model(old.record, index))
         how: Any = {"precision": plan.precision, "batch_size": plan.batch_size}
-        parts.append(vectors_of(model, new, index / ".part", digest=old.record.digest, **how))
+        parts.append(vectors_of(model, new, index / ".part", digest=teacher_digest(old.record), **how))
     kept = {
         key: old.facts[key]
         for key in old.facts

@@ -11,6 +11,7 @@ __all__ = [
     "LARGEST",
     "OPENS",
     "CLOSES",
+    "SHORT",
     "Placed",
     "plain_value",
     "value_at",
@@ -206,14 +207,24 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:  
 
 
 # %% ../nbs/00e_places.ipynb #df8ae59e
+SHORT = r"[-+]?\d+(\.\d*)?e[-+]?\d+"  # 1e-4: a number to everybody but YAML 1.1
+
+
 def read_options(
     text: str,  # "cutoff_layers: 28, compress_layers: [24]"
 ) -> dict[str, Any]:
     "Options of a scorer, from one line of YAML."
     try:
-        options = yaml.safe_load(f"{{{text}}}")
+        check_tokens(f"{{{text}}}")
+        loader = yaml.SafeLoader(f"{{{text}}}")
+        node = loader.get_single_node()
+        options = value_at(loader, node, (), 1, {}) if node else None
     except yaml.YAMLError:
         options = None
+    except ValueError as error:
+        said = f"cannot read scorer_options {text!r}; write name: value, with commas between ({error})"
+        raise ValueError(said) from None
     if not isinstance(options, dict) or None in options.values():
         raise ValueError(f"cannot read scorer_options {text!r}; write name: value, with commas between")
-    return options
+    sure = {key: value for key, value in options.items() if isinstance(value, str) and re.fullmatch(SHORT, value, re.I)}
+    return options | {key: float(value) for key, value in sure.items()}

@@ -50,7 +50,7 @@ from typing import Any
 from .names import name_fault, score_folder, twin
 from .places import Placed, check_shape, read_placed
 from .records import at, choose
-from .scales import chosen, models_measured, scaled
+from .scales import check_place, chosen, models_measured, scaled
 from disti.stage import (
     Parameter,
     cast,
@@ -185,6 +185,7 @@ def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mappin
     for key, value in values.items():
         try:
             made[key] = cast(key, value, known[choose(key, list(known), f"parameter of {name}")], name)
+            check_place(key, stage)
         except ValueError as error:
             raise ValueError(f"{recipe.place(part, name, key)}: {error}") from None
     steps = {
@@ -199,10 +200,10 @@ def check_entry(recipe: Placed, part: str, name: str, stage: str, values: Mappin
 def check_student(recipe: Placed, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     "Check a student's entry: its name, the stage that trains it and parameters of that stage."
     where = recipe.place("students", name)
-    if name_fault(name) or not re.fullmatch(r"(?!(bm25|untrained|teacher(-\d+)?)$)[a-z][a-z0-9_-]*", name, re.I | re.A):
+    if name_fault(name) or not re.fullmatch(r"(?!(bm25|untrained|teacher(-.*)?)$)[a-z][a-z0-9_-]*", name, re.I | re.A):
         raise ValueError(
             f"{where}: student {name[:60]!r} needs another name: letters, digits, - and _, "
-            "and none of bm25, untrained, teacher"
+            "and none of bm25, untrained, teacher and teacher-..."
         )
     if other := twin(name, recipe.get("students", {})):
         raise ValueError(f"{where}: {name} and {other} are one folder on some disks; give one another name")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .dense import exact_scores
+from .embeddings import teacher_digest
 from .queryencoder import QueryEncoder
 from .records import choose
 from .retrieve import Ranking, best_of, query_scores, top_k
@@ -68,11 +69,12 @@ class Searcher:
 
     def __post_init__(self) -> None:
         self.at = {doc_id: place for place, doc_id in enumerate(self.index.doc_ids)}
-        owners = {record.digest for record in (self.index.record, self.index.student) if record}
+        owners = {teacher_digest(record) for record in (self.index.record, self.index.student) if record}
         for name, each in self.encoders.items():
-            if each.record.digest not in owners:
+            if teacher_digest(each.record) not in owners:
                 raise ValueError(
-                    f"the {name} {each.record.name} has not made this index ({each.record.digest[:15]}...); index again"
+                    f"the {name} {each.record.name} has not made this index ({each.record.digest[:15]}... with its "
+                    "prompts and length); index again"
                 )
 
     def check(self, ask: Ask) -> None:

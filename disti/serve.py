@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = [
+    "OF_A_MODEL",
+    "TAUGHT",
     "add_flags",
     "flags_of",
     "index_parser",
     "told_index",
     "changed",
+    "run_asked",
     "index_command",
     "serve_parser",
     "of_run",
+    "run_settings",
     "serve_command",
 ]
 
@@ -28,8 +32,8 @@ from .indexing import Plan, change_index
 from .recipe import read_recipe, resolve_recipe, value
 from .records import at, read_rows
 from .searchindex import open_index
-from .servesettings import SECTIONS, settings_of
-from .serving import api_key, index_collection, index_run, run_of, serve, teachers_of
+from .servesettings import SECTIONS, ServeSettings, settings_of
+from .serving import api_key, index_collection, index_run, run_of, run_plan, serve, teachers_of
 from .weights import model_record
 
 
@@ -117,21 +121,36 @@ def changed(words: Sequence[str]) -> int:
     return 0
 
 
+OF_A_MODEL = ("out", "student", "data_dir", "max_length", "query_prompt", "passage_prompt", "trust_remote_code")
+
+
+def run_asked(asked: argparse.Namespace) -> Path:
+    "The run that is meant where no collection is named; it knows its models, their prompts and its data itself."
+    if (home := run_of(asked.model)) is None:
+        raise ValueError(
+            f"{asked.model} is no run's folder; a model needs a collection: disti index {asked.model} COLLECTION"
+        )
+    usual = index_parser().parse_args([asked.model])
+    if odd := [name for name in OF_A_MODEL if getattr(asked, name) != getattr(usual, name)]:
+        raise ValueError(
+            f"a run brings its own {odd[0]}; --{odd[0].replace('_', '-')} is for a model and its collection: "
+            f"disti index {os.path.relpath(home / 'models')}/NAME COLLECTION"
+        )
+    return home
+
+
 def index_command(words: list[str] | None = None) -> int:
     "The command `disti index`."
     if words and words[0] in ("add", "delete", "show"):
         return changed(words)
     asked = index_parser().parse_args(words)
-    plan = Plan(**settings_of("index", flags_of(asked, "index"), asked.config).model_dump())
     if not asked.collection:
-        if (home := run_of(asked.model)) is None:
-            raise ValueError(
-                f"{asked.model} is no run's folder; a model needs a collection: disti index {asked.model} COLLECTION"
-            )
-        for place in index_run(home, plan):
+        home = run_asked(asked)
+        for place in index_run(home, run_plan(home, given=flags_of(asked, "index"), file=asked.config)):
             print(told_index(open_index(place, check=False).facts, place))
         print(f"open it: disti serve {os.path.relpath(home)}")
         return 0
+    plan = Plan(**settings_of("index", flags_of(asked, "index"), asked.config).model_dump())
     how = {
         "query_prompt": asked.query_prompt,
         "passage_prompt": asked.passage_prompt,
@@ -147,7 +166,7 @@ def index_command(words: list[str] | None = None) -> int:
     return 0
 
 
-# %% ../nbs/22_serve.ipynb #7b72f279
+# %% ../nbs/22_serve.ipynb #da4139f8
 def serve_parser() -> argparse.ArgumentParser:
     "What `disti serve` can be told."
     made = argparse.ArgumentParser(
@@ -160,21 +179,36 @@ def serve_parser() -> argparse.ArgumentParser:
     return made
 
 
-def of_run(home: Path, name: str = "") -> dict[str, Any]:
-    "The settings that a run brings: its indexes, made where they are missing, and its teacher."
-    student, untrained = index_run(home, model=name)
+# %% ../nbs/22_serve.ipynb #ffc43b49
+def of_run(home: Path, student: Path, untrained: Path) -> dict[str, Any]:
+    "The settings that a run brings: its indexes, and its teacher with all that it was told."
     recipe = resolve_recipe(read_recipe(home / "recipe.yaml"))
-    score = {key: value(recipe, "score", key) for key in ("scorer_kind", "scorer_options")}
-    brought = {
+    score = {key: value(recipe, "score", key) for key in ("scorer_kind", "scorer_options", "pair_length")}
+    return {
         "index": str(student),
         "untrained": str(untrained),
         "teacher": teachers_of(home, recipe),
         "teacher_kind": score["scorer_kind"],
         "teacher_options": score["scorer_options"],
+        "pair_length": score["pair_length"],
+        "rerank_ms": 3_000,
     }
-    return brought | {"pair_length": int(recipe.get("pair_length") or 0), "rerank_ms": 3_000}
 
 
+TAUGHT = ("teacher", "teacher_kind", "teacher_options", "pair_length")
+
+
+def run_settings(home: Path, name: str, given: Mapping[str, Any], file: str) -> ServeSettings:
+    "The settings of a run's service: flags, environment and file above what the run brings."
+    brought = of_run(home, *index_run(home, run_plan(home, name, file=file), name))
+    said = settings_of("serve", given, file).model_fields_set
+    if "teacher" in said:  # another teacher: what the run's own was told is not meant for it
+        brought = {key: told for key, told in brought.items() if key not in TAUGHT}
+    made: ServeSettings = settings_of("serve", given, file, known=brought)
+    return made.model_copy(update={"index": brought["index"]})
+
+
+# %% ../nbs/22_serve.ipynb #551d72bf
 def serve_command(words: list[str] | None = None) -> int:
     "The command `disti serve`."
     from disti.page import pages
@@ -184,10 +218,7 @@ def serve_command(words: list[str] | None = None) -> int:
     settings = settings_of("serve", given, asked.config)
     key = api_key(settings, asked.no_key, os.environ)
     if settings.index and (home := run_of(settings.index)):
-        told = settings_of(
-            "serve", of_run(home, asked.model_name) | {k: v for k, v in given.items() if k != "index"}, asked.config
-        )
-        settings = told
+        settings = run_settings(home, asked.model_name, given, asked.config)
         if said := open_index(settings.index, check=False).facts.get("refusal"):
             print(plain(said), flush=True)
     serve(settings, key, pages())

@@ -137,14 +137,16 @@ async def on_busy(request: Request, error: Any) -> Response:
 
 async def on_values(request: Request, error: Any) -> Response:
     "A request whose values are not what they must be."
-    first = error.errors()[0]
+    first = max(error.errors(), key=lambda each: len(each["loc"]))  # of a text or a list: the one that came
     if first["type"] == "json_invalid":
         return answer(error_body(400, "the body is no JSON", "send one JSON object"), 400)
     if tuple(first["loc"]) == ("body",):
         remedy = "send one JSON object, with the header Content-Type: application/json"
         return answer(error_body(422, "the body is no JSON object", remedy), 422)
     where = (
-        ".".join(str(part) for part in first["loc"] if part != "body")[:100].encode("ascii", "replace").decode()
+        ".".join(str(part) for part in first["loc"] if part != "body" and "[" not in str(part))[:100]
+        .encode("ascii", "replace")
+        .decode()
         or "body"
     )
     said = first["msg"].removeprefix("Value error, ").encode("ascii", "replace").decode()[:200]

@@ -13,9 +13,15 @@ __all__ = [
     "refusal_of",
     "threshold_of",
     "dev_of",
+    "weighed_on_dev",
     "teachers_of",
+    "made_alike",
+    "facts_of",
     "is_current",
     "index_collection",
+    "run_plan",
+    "kept_by_hand",
+    "whole_passages_finding",
     "index_run",
     "change_facts",
     "bound",
@@ -37,15 +43,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data import Qrels, texts
+from .embeddings import teacher_digest
 from .evaluation import model_of
-from .findings import tell
+from .findings import Finding, tell
 from .indexing import Plan, build_index
 from .manifests import read_facts
 from .metrics import measure
-from .recipe import Placed, main_student, read_recipe
+from .recipe import Placed, main_student, read_recipe, resolve_recipe, value
 from .records import Row, at, file_hash, read_rows, write_text
 from .searchindex import current, open_index
-from .servesettings import ServeSettings
+from .servesettings import ServeSettings, settings_of
 from .weights import ModelRecord, run_model
 
 if TYPE_CHECKING:
@@ -127,6 +134,12 @@ def dev_of(home: Path) -> tuple[dict[str, str], Qrels]:
     return texts(read_rows(paths[0], "queries")), qrels
 
 
+def weighed_on_dev(home: Path, searcher: "Searcher") -> Row:
+    "What the dev queries of a run say of the weight of words."
+    queries, qrels = dev_of(home)
+    return {"hybrid_weight": weigh(searcher, queries, qrels)[0], "hybrid_from": f"{len(queries)} dev queries"}
+
+
 def teachers_of(home: Path, recipe: Placed) -> list[str]:
     "The rerankers of a run."
     if recipe.get("teacher") == "train":
@@ -136,17 +149,24 @@ def teachers_of(home: Path, recipe: Placed) -> list[str]:
 
 
 # %% ../nbs/09v_serving.ipynb #f2dcc2e4
+def made_alike(facts: Row, record: ModelRecord, plan: Plan, student: ModelRecord | None = None) -> bool:
+    "Was an index made by this model, read in this way, and as planned?"
+    made = [teacher_digest(ModelRecord(**facts[key])) if facts.get(key) else "" for key in ("model", "student")]
+    return made == [teacher_digest(each) if each else "" for each in (record, student)] and facts["plan"] == vars(plan)
+
+
+def facts_of(index: Path) -> Row:  # {} where there is none
+    "The manifest of the generation that counts."
+    try:
+        return read_facts(current(index) / "manifest.json")
+    except (OSError, ValueError):
+        return {}
+
+
 def is_current(index: Path, record: ModelRecord, corpus: Path, plan: Plan, student: ModelRecord | None = None) -> bool:
     "Was an index made by this model, of this corpus, in this way?"
-    try:
-        facts = read_facts(current(index) / "manifest.json")
-    except (OSError, ValueError):
-        return False
-    made = {key: (facts.get(key) or {}).get("digest") for key in ("model", "student")}
-    same = made == {"model": record.digest, "student": student.digest if student else None} and facts.get(
-        "plan"
-    ) == vars(plan)
-    return bool(same and facts.get("corpus_hash") == file_hash(corpus))
+    facts = facts_of(index)
+    return facts.get("corpus_hash") == file_hash(corpus) and made_alike(facts, record, plan, student)
 
 
 def index_collection(
@@ -160,32 +180,76 @@ def index_collection(
     return build_index(out, record, corpus, plan, queries=queries, tell=lambda found: tell([found]), **facts, **more)
 
 
-# %% ../nbs/09v_serving.ipynb #ba9f10fa
+# %% ../nbs/09v_serving.ipynb #bb855dee
+def run_plan(
+    home: Path,
+    model: str = "",  # which of the run's; "": its main student
+    given: Mapping[str, Any] = {},  # settings that were typed  # noqa: B006
+    file: str | Path = "",  # YAML with a section `index`
+) -> Plan:
+    "How a run is indexed: as is said, else as it was, else in the language of its words."
+    recipe = resolve_recipe(read_recipe(home / "recipe.yaml"))
+    index = home / "index" / (model or main_student(recipe))
+    spoken = {"language": value(recipe, "evaluate", "language")}
+    return Plan(**settings_of("index", given, file, known=spoken | facts_of(index).get("plan", {})).model_dump())
+
+
+# %% ../nbs/09v_serving.ipynb #02aef55f
+def kept_by_hand(index: Path, record: ModelRecord, plan: Plan) -> bool:
+    "Passages that were added or deleted by hand stay as they are; an index that cannot keep them is an error."
+    facts = facts_of(index)
+    if not facts or "corpus_hash" in facts:
+        return False
+    if not made_alike(facts, record, plan):
+        raise ValueError(
+            f"passages of index {index} were added or deleted by hand, and now another model or another plan is "
+            "asked for: its folder would be made anew from the collection, without them. Delete it, and say them again"
+        )
+    says = (
+        f"{index.name} holds {facts['n']} passages, of which some were added or deleted by hand; it is served as it is"
+    )
+    tell([Finding("index", "note", says, f"delete {index} to index the collection as it is now")])
+    return True
+
+
+# %% ../nbs/09v_serving.ipynb #72da2e36
+def whole_passages_finding(recipe: Placed) -> list[Finding]:
+    "What is measured by its chunks is served whole."
+    words = int(value(recipe, "evaluate", "chunk_words"))
+    says = f"the run was measured on chunks of {words} words; an index holds whole passages, so it finds others"
+    remedy = "cut the corpus itself (one row a chunk) where long passages matter"
+    return [Finding("index", "warn", says, remedy)] if words else []
+
+
+# %% ../nbs/09v_serving.ipynb #21849250
 def index_run(
     home: Path,
-    plan: Plan = Plan(),  # noqa: B008
+    plan: Plan | None = None,  # None: of `run_plan`
     model: str = "",  # which of the run's; "": its main student
 ) -> tuple[Path, Path]:  # indexes of the student, of the untrained model
     "Index a run's student, and the model it started from, over its collection."
     from disti.queryencoder import query_encoder
     from disti.searching import Searcher
 
-    recipe = read_recipe(home / "recipe.yaml")
+    recipe, plan = resolve_recipe(read_recipe(home / "recipe.yaml")), plan or run_plan(home, model)
     name, collection = model or main_student(recipe), str(recipe["collection"])
     places = home / "index" / name, home / "index" / "untrained"
     used, said = threshold_of(refusal_of(home, name, collection))
     record = replace(model_of(name, home), name=str(home / "models" / name)) if name != "untrained" else run_model(home)
     data = str(recipe.get("data_dir", "data"))
     more: Row = {"threshold": used, "refusal": said, "run": home.name}
-    queries, qrels = dev_of(home)
-    if queries and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
+    tell(whole_passages_finding(recipe))
+    by_hand = kept_by_hand(places[0], record, plan)
+    if not by_hand and dev_of(home)[0] and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
         index_collection(places[0], record, collection, plan, data)
-        trial = Searcher(open_index(places[0]), {"student": query_encoder(record)})
-        more["hybrid_weight"], _ = weigh(trial, queries, qrels)
-        more["hybrid_from"] = f"{len(queries)} dev queries"
+        more |= weighed_on_dev(home, Searcher(open_index(places[0]), {"student": query_encoder(record)}))
         change_facts(places[0], more)
-    index_collection(places[0], record, collection, plan, data, **more)
-    index_collection(places[1], run_model(home), collection, plan, data)
+    if not by_hand:
+        index_collection(places[0], record, collection, plan, data, **more)
+    if facts_of(places[0]) | more != facts_of(places[0]):  # evaluated since
+        change_facts(places[0], more)
+    if not kept_by_hand(places[1], run_model(home), plan):
+        index_collection(places[1], run_model(home), collection, plan, data)
     return places
 
 
@@ -203,6 +267,7 @@ def bound(host: str, port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
+        made.listen(2_048)  # at once: of two that only bound it, both would have the port
     except OSError as error:
         made.close()
         raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); take another: --port {port + 1}") from None
@@ -295,7 +360,6 @@ def serve(settings: ServeSettings, key: str = "", pages: Mapping[str, str] | Non
     app = build_app(settings, engine, key, dict(pages or {}))
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=engine.reload, daemon=True).start())
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    made.listen(2_048)
     facts = engine.main.index.facts
     what = f"{facts['n']:,} passages ({facts['kind']}), model {Path(facts['model']['name']).name}"
     more = [f"teacher {engine.teacher.name}" if engine.teacher else "no teacher", "with a key" if key else "no key"]

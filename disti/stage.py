@@ -26,6 +26,8 @@ __all__ = [
     "read_text",
     "bound",
     "check_keyless",
+    "choices",
+    "check_choice",
     "cast",
     "unquoted",
     "fit_fields",
@@ -212,6 +214,13 @@ BOUNDS: dict[str, Any] = {
         ("n_negatives", "n_bm25", "n_dense", "n_random", "batch_tokens", "eval_queries", "probe"), FromZero
     ),
     **dict.fromkeys(("checkpoint_steps", "commit_pairs"), Count),
+    **dict.fromkeys(("r", "alpha", "lora_alpha", "dimensions", "batch_size2", "block", "rounds", "top", "k"), Count),
+    **dict.fromkeys(("passage_tokens", "query_tokens", "write_batch", "encode_batch", "candidates"), Count),
+    **dict.fromkeys(("hidden", "steps2", "n_fused", "shards", "workers", "judge_queries", "n_cases"), FromZero),
+    **dict.fromkeys(("general_docs", "general_queries", "max_lists"), FromZero),
+    **dict.fromkeys(("lr2", "tau", "tau_student", "top_p"), Positive),
+    **dict.fromkeys(("lora_dropout", "mse", "mse2", "b", "budget", "allowed_loss"), Share),
+    **dict.fromkeys(("k1", "temperature", "price_in", "price_out"), Annotated[float, Field(ge=0, allow_inf_nan=False)]),
 }
 
 
@@ -249,6 +258,23 @@ def check_keyless(name: str, value: Any) -> None:
 
 
 # %% ../nbs/09a_stage.ipynb #2e81949d
+def choices(parameter: Parameter) -> tuple[str, ...]:  # () where any text may stand
+    "The words that a parameter can be, where its comment begins with all of them: a | b (what that is) | c."
+    word = r"[\w-]+(?: \([^()]*\))?"
+    listed = re.match(rf"{word}(?: \| {word})+(?=$|[:;])", parameter.note)
+    if listed is None or "|" in parameter.note[listed.end() :] or not isinstance(parameter.default, str):
+        return ()
+    words = tuple(part.partition(" (")[0] for part in listed[0].split(" | "))
+    return words if parameter.default in words else (*words, parameter.default)
+
+
+# %% ../nbs/09a_stage.ipynb #226b8d77
+def check_choice(name: str, value: Any, parameter: Parameter, stage: str) -> None:
+    "Refuse a word that is none of the choices."
+    if (words := choices(parameter)) and value not in words:
+        choose(value, [word for word in words if word], f"value of parameter {name!r} of {stage}:")
+
+
 def cast(
     name: str,
     value: Any,
@@ -258,13 +284,10 @@ def cast(
     "Check type and bounds of one value."
     default, made = parameter.default, value
     check_keyless(name, value)
+    listed = isinstance(value, list | tuple) and all(type(v) in (str, int, float) for v in value)
     if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
         made = float(value)
-    elif (
-        isinstance(default, str)
-        and isinstance(value, list | tuple)
-        and all(type(v) in (str, int, float) for v in value)
-    ):
+    elif isinstance(default, str) and listed:
         made = " ".join(map(str, value))  # dims: [384, 128]
     elif default is not None and isinstance(value, str) and not isinstance(default, str):
         try:
@@ -276,6 +299,7 @@ def cast(
             f"parameter {name!r} of {stage} must be {parameter.type} (default {default!r}), "
             f"got {type(value).__name__} {str(value)[:60]!r}; {parameter.note or 'see disti params ' + stage}"
         )
+    check_choice(name, made, parameter, stage)
     if fault := bound(name, made):
         raise ValueError(f"parameter {name!r} of {stage} {fault}, got {str(value)[:60]!r}")
     return made
