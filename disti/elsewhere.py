@@ -16,6 +16,7 @@ __all__ = [
     "follow",
     "keep_copy",
     "gpus",
+    "hold",
     "gpus_held",
 ]
 
@@ -220,6 +221,24 @@ def gpus(env: Mapping[str, str] = os.environ) -> list[str]:
 
 
 # %% ../nbs/00o_elsewhere.ipynb #2f139ed7
+def hold(n: int, names: Sequence[str], folder: Path) -> dict[str, int]:  # name → lock; {} where fewer are free
+    "Lock n of these, or none: two jobs that want two of three would wait for each other."
+    held: dict[str, int] = {}
+    for name in names:
+        file = os.open(folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held[name] = file
+        except OSError:
+            os.close(file)
+        if len(held) == n:
+            return held
+    for file in held.values():
+        os.close(file)
+    return {}
+
+
+# %% ../nbs/00o_elsewhere.ipynb #2410697e
 @contextmanager
 def gpus_held(
     n: int,  # as many as a job computes on; 0: none
@@ -233,23 +252,10 @@ def gpus_held(
         return
     folder = folder or Path(tempfile.gettempdir()) / f"disti-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    held: dict[str, int] = {}
+    while not (held := hold(n, names, folder)):
+        time.sleep(wait)
     try:
-        while len(held) < n:
-            for name in names:
-                if name not in held and len(held) < n:
-                    file = os.open(folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        held[name] = file
-                    except OSError:
-                        os.close(file)
-            if len(held) < n:
-                for file in held.values():  # two jobs that want two of three would wait for each other
-                    os.close(file)
-                held.clear()
-                time.sleep(wait)
-        yield {"CUDA_VISIBLE_DEVICES": ",".join(sorted(held, key=names.index))}
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
     finally:
         for file in held.values():
             os.close(file)

@@ -14,11 +14,13 @@ __all__ = [
     "batch_notebook",
     "execute",
     "stage_env",
+    "ended",
     "run_stage",
     "end_at_once",
     "params_command",
     "read_pairs",
     "read_json_object",
+    "run_parser",
     "run_command",
     "main",
 ]
@@ -189,6 +191,15 @@ def stage_env(
 
 
 # %% ../nbs/09c_run.ipynb #5af10d3c
+def ended(output: Path, failure: str, show: Callable[[str], None]) -> None:
+    "See to a copy of an executed notebook, and raise where its stage failed."
+    if said := keep_copy(output, os.environ.get("DISTI_NOTEBOOKS", "")):
+        show(f"{output.stem} | {plain(said)[:LONGEST]}")
+    where = os.path.relpath(output) if output.is_relative_to(Path.cwd()) else output
+    if failure:
+        raise StageError(f"{output.stem}: {failure} (notebook: {where})")
+
+
 def run_stage(
     stage: str | Path,  # "mine", "11_mine", "11" or the path of a notebook
     params: Mapping[str, Any] | None = None,  # values by name; the others keep their defaults
@@ -214,11 +225,7 @@ def run_stage(
         warned = [finding._asdict() for finding in errors.told.values() if finding]
         keep_findings(home, output.stem, [*read_partial(found), *warned])
         found.unlink(missing_ok=True)
-    if said := keep_copy(output, os.environ.get("DISTI_NOTEBOOKS", "")):
-        show(f"{output.stem} | {plain(said)[:LONGEST]}")
-    where = os.path.relpath(output) if output.is_relative_to(Path.cwd()) else output
-    if failure:
-        raise StageError(f"{output.stem}: {failure} (notebook: {where})")
+    ended(output, failure, show)
     show(f"{output.stem} | done in {time.monotonic() - started:.0f} s")
     return output
 
@@ -307,8 +314,8 @@ def read_json_object(text: str) -> dict[str, Any]:
 
 
 # %% ../nbs/09c_run.ipynb #64ba09be
-def run_command(words: list[str] | None = None) -> None:
-    "`disti run STAGE -p name value ...`"
+def run_parser() -> argparse.ArgumentParser:
+    "What `disti run` can be told."
     parser = argparse.ArgumentParser(
         "disti run", description="Run a stage notebook in batch; `disti params STAGE` lists its parameters."
     )
@@ -329,7 +336,12 @@ def run_command(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--gpus", type=int, default=0, metavar="N", help="take N GPUs that no other job of this machine has"
     )
-    asked = parser.parse_args(words)
+    return parser
+
+
+def run_command(words: list[str] | None = None) -> None:
+    "`disti run STAGE -p name value ...`"
+    asked = run_parser().parse_args(words)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, end_at_once)
     if owner := os.environ.get("DISTI_PIPELINE"):
