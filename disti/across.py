@@ -10,6 +10,7 @@ __all__ = [
     "read_runs",
     "tested_cells",
     "cell_texts",
+    "trials",
     "caption",
     "across_md",
     "tex_text",
@@ -20,12 +21,13 @@ __all__ = [
 # %% ../nbs/09r_across.ipynb #091afe4b
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .comparison import in_order, md_table
 from .decide import Measured, check_alike, grids, outcome, read_measured, source_of
 from .findings import md_text, say
+from .recipe import run_recipe
 from .records import Row, at, choose, write_text
 from .sources import clusters_of
 from .stats import holm, paired_tests, verdict
@@ -102,18 +104,26 @@ def cell_texts(
 
 
 # %% ../nbs/09r_across.ipynb #97dfc0eb
-def caption(cells: Cells, measure: str, baseline: str) -> str:
+def trials(runs: Iterable[str], artifacts: Path) -> list[str]:
+    "Runs at a scale of their recipe: a trial of the path, whose numbers mean nothing."
+    found = ((run, run_recipe(artifacts / run)) for run in runs)
+    return [f"{run} (scale {recipe['scale']})" for run, recipe in found if recipe and recipe["scale"]]
+
+
+def caption(cells: Cells, measure: str, baseline: str, tried: Sequence[str] = ()) -> str:  # tried: of `trials`
     "What the numbers are, with the number of queries of every collection."
     sizes = [f"{name} {len(next(iter(some.values())).values)}" for name, some in cells.items()]
     marks = f" {MARKS['better']} better, {MARKS['worse']} worse than {baseline} at .05, corrected for all tests (Holm)."
-    return f"Mean {measure} over the queries ({', '.join(sizes)}); best in bold.{marks if baseline else ''}"
+    nothing = f" A trial of the path, whose numbers mean nothing: {', '.join(tried)}." if tried else ""
+    return f"Mean {measure} over the queries ({', '.join(sizes)}); best in bold.{marks if baseline else ''}{nothing}"
 
 
-def across_md(cells: Cells, tests: Sequence[Row], measure: str, baseline: str) -> str:
+def across_md(cells: Cells, tests: Sequence[Row], measure: str, baseline: str, tried: Sequence[str] = ()) -> str:
     "The table as Markdown."
     head, *rows = cell_texts(cells, tests)
     rows = [[md_text(line[0]), *line[1:]] for line in rows]
-    return f"{md_table([md_text(name) for name in head], rows)}\n\n{md_text(caption(cells, measure, baseline), 1000)}\n"
+    said = md_text(caption(cells, measure, baseline, tried), 1000)
+    return f"{md_table([md_text(name) for name in head], rows)}\n\n{said}\n"
 
 
 # %% ../nbs/09r_across.ipynb #3eceadb4
@@ -126,14 +136,14 @@ def tex_text(text: str) -> str:
     return "".join(SPECIAL.get(c, c) for c in text)
 
 
-def across_tex(cells: Cells, tests: Sequence[Row], measure: str, baseline: str) -> str:
+def across_tex(cells: Cells, tests: Sequence[Row], measure: str, baseline: str, tried: Sequence[str] = ()) -> str:
     "The table as LaTeX with booktabs."
     marks = {"better": r"$^{*}$", "worse": r"$^{\dagger}$"}
     head, *rows = cell_texts(cells, tests, (r"\textbf{", "}"), marks)
     lines = [" & ".join([tex_text(line[0]), *line[1:]]) + r" \\" for line in rows]
     top = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(cells)}}}", r"\toprule"]
     top += [" & ".join(map(tex_text, head)) + r" \\", r"\midrule"]
-    said = tex_text(caption(cells, measure, baseline)).replace("†", r"$\dagger$")
+    said = tex_text(caption(cells, measure, baseline, tried)).replace("†", r"$\dagger$")
     return "\n".join([*top, *lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{said}}}", r"\end{table}"]) + "\n"
 
 
@@ -154,7 +164,7 @@ def main(words: list[str] | None = None) -> None:
         choose(asked.baseline, sorted({model for some in cells.values() for model in some}), "baseline")
     shared = {name: source_of(at(asked.data_dir) / "eval" / name) for name in cells}
     tests = tested_cells(cells, asked.baseline, shared) if asked.baseline else []
-    about = (cells, tests, asked.measure, asked.baseline)
+    about = (cells, tests, asked.measure, asked.baseline, trials(asked.runs, at(asked.artifacts)))
     say(page := across_md(*about))
     if asked.out:
         write_text(asked.out / "table.md", page)

@@ -46,6 +46,7 @@ from disti.negatives import (
     Take,
     Wish,
     build_groups,
+    copies_of,
     dense_miner,
     filter_run,
     lowest_positive,
@@ -270,10 +271,11 @@ def mine_groups(
     "Groups for training, with the negatives that the miners find and those that came with the pairs."
     take = take_stratified if judge and selection == "stratified" else selection
 
+    copies = copies_of(training.corpus)
+
     def find(qrels: Qrels) -> Judged:
-        facts = dict(
-            answers=training.answers, itself=training.itself, pool=pool, selection=take, judge=judge, seed=seed
-        )
+        facts = dict(answers=training.answers, itself=training.itself, pool=pool, selection=take, judge=judge)
+        facts |= dict(copies=copies, seed=seed)
         return mine_negatives(miners, wishes, training.queries, qrels, **facts)  # type: ignore[arg-type]
 
     for name, wish in wishes.items():

@@ -25,6 +25,8 @@ __all__ = [
     "take_random",
     "choose_selection",
     "Wish",
+    "copies_of",
+    "apart",
     "take_negatives",
     "check_wishes",
     "mine_negatives",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 # %% ../nbs/04d_negatives.ipynb #7e56410e
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -41,6 +44,7 @@ import numpy as np
 
 from .data import Qrels, Run, parent
 from .dense import dense_run, exact_scores
+from .pairs import likeness
 from .records import Row, choose
 from .retrieve import Ranking, bm25_index, bm25_run, bm25_scores, fuse
 
@@ -251,6 +255,27 @@ class Wish:
             raise ValueError(f"a miner gives 0 or more negatives a query, got {self.n}")
 
 
+# %% ../nbs/04d_negatives.ipynb #0bd96538
+def copies_of(corpus: Mapping[str, str]) -> dict[str, str]:  # doc id → a name that its copies share
+    "The passages of which there are copies."
+    names = {doc_id: likeness(text) for doc_id, text in corpus.items()}
+    several = {name for name, n in Counter(names.values()).items() if n > 1}
+    return {doc_id: name for doc_id, name in names.items() if name in several}
+
+
+def apart(ranking: Ranking, copies: Mapping[str, str], taken: set[str]) -> tuple[Ranking, list[str]]:  # and the others
+    "A ranking without copies of what stands before them or was taken."
+    left, again, seen = [], [], set(taken)
+    for doc_id, score in ranking:
+        name = copies.get(doc_id)
+        if name in seen:
+            again.append(doc_id)
+        else:
+            left.append((doc_id, score))
+            seen |= {name} if name else set()
+    return left, again
+
+
 # %% ../nbs/04d_negatives.ipynb #d50318c6
 def take_negatives(
     kept: Mapping[str, Run],  # miner → what its filters left
@@ -258,6 +283,7 @@ def take_negatives(
     wishes: Mapping[str, Wish],
     *,
     selection: str | Take = "top",  # a key of `SELECTIONS`, or such a function
+    copies: Mapping[str, str] = {},  # noqa: B006  # of `copies_of`
     seed: int = 0,
 ) -> tuple[dict[str, Run], list[Row]]:  # miner → negatives; the ledger with the last fates
     "Choose from each miner in turn what no other has chosen and no filter has removed."
@@ -265,11 +291,15 @@ def take_negatives(
     fate = dict[tuple[str, str, str], str]()
     closed = {(row["query_id"], row["doc_id"]): f"{row['rule']} of {row['miner']}" for row in ledger if row["rule"]}
     picks: dict[str, Run] = {name: {} for name in kept}
+    taken = defaultdict[str, set[str]](set)
     for name, run in kept.items():
         for q, ranking in run.items():
             free = [pair for pair in ranking if (q, pair[0]) not in closed]
+            free, again = apart(free, copies, taken[q])
             picks[name][q] = take(free, wishes[name].n, Random(f"{seed} {name} {q}"))
+            taken[q] |= {copies[doc_id] for doc_id, _ in picks[name][q] if doc_id in copies}
             fate |= {(name, q, doc_id): closed.get((q, doc_id), "spare") for doc_id, _ in ranking}
+            fate |= dict.fromkeys(((name, q, doc_id) for doc_id in again), "copy")
             fate |= {(name, q, doc_id): "chosen" for doc_id, _ in picks[name][q]}
             closed |= {(q, doc_id): f"chosen of {name}" for doc_id, _ in picks[name][q]}
     last = [row["rule"] or fate[row["miner"], row["query_id"], row["doc_id"]] for row in ledger]
@@ -314,6 +344,7 @@ def mine_negatives(
     pool: int = 30,  # candidates a miner looks at
     selection: str | Take = "top",  # a key of `SELECTIONS`, or such a function
     judge: Callable[[dict[str, Run], list[Row]], Judged] | None = None,  # a teacher, between filters and choice
+    copies: Mapping[str, str] = {},  # noqa: B006  # of `copies_of`: of each passage one copy is enough
     seed: int = 0,
 ) -> tuple[dict[str, Run], list[Row]]:  # miner → negatives; the ledger
     "Search and filter with each miner, then choose: first come, first served, and nothing that a filter removed."
@@ -330,7 +361,7 @@ def mine_negatives(
                 ledger.append(row | {"origin": found} if found else row)
     if judge:
         kept, ledger = judge(kept, ledger)
-    return take_negatives(kept, ledger, wishes, selection=selection, seed=seed)
+    return take_negatives(kept, ledger, wishes, selection=selection, copies=copies, seed=seed)
 
 
 # %% ../nbs/04d_negatives.ipynb #dedb2ce1

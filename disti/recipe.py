@@ -258,7 +258,7 @@ def resolve_recipe(
     sets, recipe = dict(sets or {}), deepcopy(config if isinstance(config, Placed) else Placed(config))
     check_shape(recipe)
     scale = str(sets.pop("scale", "") or scale or recipe.get("scale", ""))
-    recipe = scaled(recipe, scale)
+    recipe = scaled(recipe, scale, resolved=FRAME.keys() <= recipe.keys())
     for key, value in sets.items():
         apply_set(recipe, key, value)
     recipe["students"] = chosen(recipe)

@@ -15,11 +15,15 @@ from .records import choose
 
 
 # %% ../nbs/00m_scales.ipynb #0539f662
-def scaled(recipe: Placed, scale: str) -> Placed:
+def scaled(
+    recipe: Placed,
+    scale: str,
+    resolved: bool = False,  # its scale, if it names one, has been laid over it already
+) -> Placed:
     "A recipe with one of its scales laid over it; which one stays in it as a fact."
     scales = recipe.pop("scales", {})
     made = Placed(recipe)
-    if scale and scale != "full" and (scales or recipe.get("scale") != scale):
+    if scale and scale != "full" and (scales or not resolved or recipe.get("scale") != scale):
         made = Placed(merge(recipe, scales[choose(scale, ["full", *scales], "scale")]))
     made.path, made.lines = recipe.path, recipe.lines
     for part in ("students", "teachers", "stages"):  # one that a scale names as nothing is left out

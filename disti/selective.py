@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "RULES",
+    "PERFECT",
     "Pair",
     "Selection",
     "checked",
@@ -13,6 +14,7 @@ __all__ = [
     "apply_rule",
     "by_percentile",
     "by_margin",
+    "parse_rule",
     "select",
     "narrowed",
     "check_left",
@@ -155,13 +157,11 @@ def by_margin(
 
 # %% ../nbs/07c_selective.ipynb #52ca4fee
 RULES: dict[str, Callable[..., Selection]] = {"percentile": by_percentile, "margin": by_margin}
+PERFECT = {"query_id": "q", "doc_ids": ["a", "b"], "labels": [1.0, 0.0], "scores": [1.0, 0.0]}  # rules are tried on it
 
 
-def select(
-    scored: Sequence[Row],  # kind scored
-    rule: str = "",  # percentile P | margin LOW [HIGH]; "" keeps everything
-) -> Selection:
-    "Keep the pairs that a rule, given in words, keeps."
+def parse_rule(rule: str) -> tuple[str, list[float]]:  # percentile P | margin LOW [HIGH]; "" keeps everything
+    "A rule in words; one that cannot be kept is an error."
     name, *numbers = rule.split() or ["margin", "-inf"]
     if name not in RULES:
         raise ValueError(f"no rule {name!r} to select by; choose from {', '.join(RULES)}")
@@ -171,6 +171,16 @@ def select(
         values = []
     if not 0 < len(values) < (2 if name == "percentile" else 3):
         raise ValueError(f"cannot read the rule {rule!r}; write percentile 80, margin 0 or margin 0 5")
+    RULES[name]([PERFECT], *values)
+    return name, values
+
+
+def select(
+    scored: Sequence[Row],  # kind scored
+    rule: str = "",  # of `parse_rule`
+) -> Selection:
+    "Keep the pairs that a rule, given in words, keeps."
+    name, values = parse_rule(rule)
     if not rule.strip() or not scored:
         return Selection(list(scored), [], {"lists": len(scored), "lists_kept": len(scored)})
     kept = RULES[name](scored, *values)

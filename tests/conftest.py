@@ -38,7 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def together(nodeid: str) -> str:
     "What a test stays in one process with: all that read or change the smoke run, all that look at the site, itself."
     if re.search(
-        r"test_(pipeline|faults|damage)\.py|test_site\.py::test_report|\[([12]\d[^\]]*|tutorials.*)\.ipynb\]", nodeid
+        r"test_(pipeline|faults|damage|batch)\.py|test_site\.py::test_report|\[([12]\d[^\]]*|tutorials.*)\.ipynb\]",
+        nodeid,
     ):
         return "run"
     if "test_serving.py" in nodeid:
