@@ -21,7 +21,7 @@ __all__ = [
     "index_collection",
     "run_plan",
     "kept_by_hand",
-    "whole_passages_finding",
+    "otherwise_findings",
     "index_run",
     "change_facts",
     "bound",
@@ -213,12 +213,18 @@ def kept_by_hand(index: Path, record: ModelRecord, plan: Plan) -> bool:
 
 
 # %% ../nbs/09v_serving.ipynb #72da2e36
-def whole_passages_finding(recipe: Placed) -> list[Finding]:
-    "What is measured by its chunks is served whole."
-    words = int(value(recipe, "evaluate", "chunk_words"))
-    says = f"the run was measured on chunks of {words} words; an index holds whole passages, so it finds others"
-    remedy = "cut the corpus itself (one row a chunk) where long passages matter"
-    return [Finding("index", "warn", says, remedy)] if words else []
+def otherwise_findings(recipe: Placed) -> list[Finding]:
+    "In what a search service is not what was measured: passages whole, BM25 over words."
+    words, found = int(value(recipe, "evaluate", "chunk_words")), []
+    if words:
+        says = f"the run was measured on chunks of {words} words; an index holds whole passages, so it finds others"
+        found.append(
+            Finding("index", "warn", says, "cut the corpus itself (one row a chunk) where long passages matter")
+        )
+    if value(recipe, "evaluate", "bm25_tokenizer") == "student":
+        says = "the run's BM25 read the student's pieces; that of an index reads words, so bm25 and hybrid find others"
+        found.append(Finding("index", "warn", says, "bm25_tokenizer: words, and measure again, where they are served"))
+    return found
 
 
 # %% ../nbs/09v_serving.ipynb #21849250
@@ -238,7 +244,7 @@ def index_run(
     record = replace(model_of(name, home), name=str(home / "models" / name)) if name != "untrained" else run_model(home)
     data = str(recipe.get("data_dir", "data"))
     more: Row = {"threshold": used, "refusal": said, "run": home.name}
-    tell(whole_passages_finding(recipe))
+    tell(otherwise_findings(recipe))
     by_hand = kept_by_hand(places[0], record, plan)
     if not by_hand and dev_of(home)[0] and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
         index_collection(places[0], record, collection, plan, data)
