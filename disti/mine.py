@@ -271,12 +271,11 @@ def mine_groups(
     "Groups for training, with the negatives that the miners find and those that came with the pairs."
     take = take_stratified if judge and selection == "stratified" else selection
 
-    copies = copies_of(training.corpus)
+    how: dict[str, Any] = dict(answers=training.answers, itself=training.itself, copies=copies_of(training.corpus))
+    how |= dict(pool=pool, selection=take, judge=judge, seed=seed)
 
     def find(qrels: Qrels) -> Judged:
-        facts = dict(answers=training.answers, itself=training.itself, pool=pool, selection=take, judge=judge)
-        facts |= dict(copies=copies, seed=seed)
-        return mine_negatives(miners, wishes, training.queries, qrels, **facts)  # type: ignore[arg-type]
+        return mine_negatives(miners, wishes, training.queries, qrels, **how)
 
     for name, wish in wishes.items():
         if wish.n:

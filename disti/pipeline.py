@@ -6,7 +6,6 @@
 __all__ = [
     "NOTHING",
     "PeakMemory",
-    "stage_seconds",
     "checked",
     "profile_folder",
     "executor",
@@ -15,6 +14,7 @@ __all__ = [
     "end_family",
     "run_snakemake",
     "show_plan",
+    "show_jobs",
     "show_result",
     "mend_data",
     "take_stock",
@@ -47,7 +47,7 @@ import yaml
 from .check import check_owner, check_recipe, read_sets, show_findings
 from .elsewhere import LineFiles, Pulse, follow, gpus
 from .findings import Finding, say, stop_on
-from .joblog import complaint, jobs_planned, planned, stopped_in
+from .joblog import complaint, failures, jobs_planned, planned, stage_seconds, stopped_in
 from .looks import model_digests
 from .manifests import manifest_path, wrong
 from .places import Placed
@@ -82,15 +82,6 @@ class PeakMemory(threading.Thread):
                 except psutil.Error:  # it has just ended, or is another user's
                     pass
             self.peak = max(self.peak, total)
-
-
-# %% ../nbs/09j_pipeline.ipynb #cc4c09c7
-def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]:
-    "Seconds of the executed notebooks in a folder, those written after a moment."
-    for path in sorted(folder.glob("*.ipynb")):
-        duration = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
-        if path.stat().st_mtime >= since and duration:
-            yield path.stem, duration
 
 
 # %% ../nbs/09j_pipeline.ipynb #3854e848
@@ -210,15 +201,25 @@ def show_plan(words: list[str], again: Mapping[str, str]) -> None:
     say(f"{len(jobs)} jobs" if jobs else "nothing to do" if not again else "and what depends on it")
 
 
+# %% ../nbs/09j_pipeline.ipynb #5c739659
+def show_jobs(home: Path, since: float) -> int:  # how many ran
+    "Print what ran and how long, and what failed and why, with its notebook."
+    folder = home / "notebooks"
+    spent, lost = dict(stage_seconds(folder, since)), dict(failures(folder, since))
+    done = [f"{name} {seconds:.0f}" for name, seconds in spent.items() if name not in lost]
+    say("seconds: " + ", ".join(done)) if done else None
+    for name, error in lost.items():
+        say(f"failed: {name}: {error} ({os.path.relpath(folder / name)}.ipynb)")
+    return len(spent)
+
+
 # %% ../nbs/09j_pipeline.ipynb #88a4af31
 NOTHING = "scale {scale}: a trial of the path; its numbers mean nothing"
 
 
 def show_result(recipe: Placed, home: Path, started: float, peak: int) -> None:
     "Print where the time went, the comparison table and where the report is."
-    spent = list(stage_seconds(home / "notebooks", started))
-    if spent:
-        say("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in spent))
+    if show_jobs(home, started):
         say(f"together {time.time() - started:.0f} s, peak memory {peak / 1e9:.1f} GB")
     else:
         say("nothing to do: every result is up to date")
@@ -263,8 +264,10 @@ def take_stock(recipe: Placed, home: Path, verify: bool = False) -> None:
 # %% ../nbs/09j_pipeline.ipynb #06eaf72d
 def run_jobs(words: list[str], home: Path, lock: int) -> None:
     "Run Snakemake; an error says which stage stopped, or why none began."
+    started = time.time()
     code, log = run_snakemake(words, home, lock)
     if code:
+        show_jobs(home, started)
         rules = ", ".join(stopped_in(log))
         raise RuntimeError(
             f"stopped in {rules} (see the line above); the same command goes on from there"
