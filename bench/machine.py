@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from disti.linear import PackedLinear
+from disti.linear import PackedLinear, works
 from disti.tiny import tiny_encoder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -46,8 +46,8 @@ def limit_of(config: Any, device: str, precision: str, clock: Callable[[], float
     rows = 1024 if device == "cpu" else 16384
     x = torch.randn(rows, hidden, device=device, dtype=DTYPES[precision])
     layers: list[torch.nn.Module] = [torch.nn.Linear(hidden, wide, device=device, dtype=DTYPES[precision])]
-    if device == "cpu":
-        layers.append(PackedLinear(torch.nn.Linear(hidden, wide), DTYPES[precision]))
+    if device == "cpu" and works(linear := torch.nn.Linear(hidden, wide), DTYPES[precision]):
+        layers.append(PackedLinear(linear, DTYPES[precision]))
     with torch.inference_mode():
         for layer in layers:
             for _ in range(20):

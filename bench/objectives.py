@@ -82,7 +82,7 @@ def aligned(steps: tuple[int, int], seed: int, folder: Path) -> tuple[SentenceTr
     }
     digest = teacher_digest(model_record(name, max_length=options.max_length))
     targets = {
-        kind: stored_embeddings(teacher, own, Path(name) / f"{kind}.npy", kind=kind, digest=digest, precision="bf16")
+        kind: stored_embeddings(teacher, own, Path(name) / f"{kind}.npy", kind=kind, digest=digest, precision="auto")
         for kind, own in texts.items()
     }
     student = new_student(options.model, teacher.get_embedding_dimension() or 0, max_length=options.max_length)
@@ -107,7 +107,7 @@ def hybrid_selective(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]
     kept = by_percentile(demo.scored, 80).groups
     rows = list_rows(sample_negatives(kept, 0, seed), demo.mined.queries, demo.mined.corpus)
     pairs = {"query": [row["query"] for row in rows], "passage": [row["passages"][0] for row in rows]}
-    asked, given = (encode(teacher, pairs[kind], kind=kind, precision="bf16") for kind in pairs)
+    asked, given = (encode(teacher, pairs[kind], kind=kind, precision="auto") for kind in pairs)
     for row, score in zip(rows, (asked * given).sum(1).tolist(), strict=True):
         row["scores"] = [score] * len(row["passages"])
     student = add_head(demo.load(), "unit", 256, seed=seed)

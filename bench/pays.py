@@ -90,7 +90,7 @@ def noise_teacher_too() -> Lists:
                     history=demo.out / f"{folder.name}.history.jsonl",
                 )
                 teacher.save_pretrained(str(folder))
-            folds.append(cross_encoder(folder, precision="bf16"))
+            folds.append(cross_encoder(folder, precision="auto"))
         lists = judged_lists(groups, read_rows(demo.home / "hard-negative" / "ledger.jsonl"))
         each = fit_teacher(folds, bm25_scorer(corpus), lists, queries, corpus).each
         write_rows(file, score_out_of_fold(each, groups, queries, corpus), "scored")
@@ -121,7 +121,7 @@ def pseudo() -> Lists:
     if not file.exists():
         qrels = {query: {query[3:]: 1.0} for query in queries}
         model = demo.load()
-        vectors = encode(model, list(corpus.values()), precision="bf16")
+        vectors = encode(model, list(corpus.values()), precision="auto")
         embed = remembered(partial(encode, model, kind="query"))
         miners = {"bm25": bm25_miner(corpus), "dense": dense_miner(embed, list(corpus), vectors)}
         picks, _ = mine_negatives(
@@ -133,7 +133,7 @@ def pseudo() -> Lists:
         )
         members = json.loads((demo.home / "teacher-score" / "teacher.json").read_text(encoding="utf-8"))["members"]
         mixture = Mixture(*(tuple(member[key] for member in members) for key in ("weight", "mean", "std")))
-        folds = [cross_encoder(demo.home / "models" / f"teacher-{k}", precision="bf16") for k in range(2)]
+        folds = [cross_encoder(demo.home / "models" / f"teacher-{k}", precision="auto") for k in range(2)]
         teacher = ensemble([mean_of(folds), bm25_scorer(corpus)][: len(members)], mixture, "teacher")
         write_rows(file, score_groups(teacher, build_groups(qrels, picks), queries, corpus), "scored")
     return read_rows(file, "scored"), queries, corpus
@@ -176,7 +176,7 @@ def imitated(seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
         "query": [row["query"] for row in rows],
         "passage": list(dict.fromkeys(text for row in rows for text in row["passages"])),
     }
-    targets = {kind: encode(teacher, own, kind=kind, precision="bf16") for kind, own in texts.items()}
+    targets = {kind: encode(teacher, own, kind=kind, precision="auto") for kind, own in texts.items()}
     settings = demo.settings(seed, batch_size=options.batch_size * (options.n_negatives + 2))  # as many texts a step
     align(
         student,

@@ -115,14 +115,14 @@ class Demo:
         file = self.out / f"raw-{self.sizes['scores'][-12:]}-{len(self.scored)}.jsonl"
         if not file.exists():
             folders = sorted((self.home / "models").glob("teacher-[0-9]"))
-            folds = [cross_encoder(folder, precision="bf16") for folder in folders]
+            folds = [cross_encoder(folder, precision="auto") for folder in folders]
             write_rows(file, score_out_of_fold(folds, self.scored, self.mined.queries, self.mined.corpus), "scored")
         return read_rows(file, "scored")
 
     def ndcg(self, student: SentenceTransformer) -> Values:
         "nDCG@10 of every query over the kept passages."
-        passages = encode(student, [self.test.corpus[doc] for doc in self.kept], precision="bf16")
-        queries = encode(student, [self.test.queries[query] for query in self.asked], kind="query", precision="bf16")
+        passages = encode(student, [self.test.corpus[doc] for doc in self.kept], precision="auto")
+        queries = encode(student, [self.test.queries[query] for query in self.asked], kind="query", precision="auto")
         run = dense_run(queries, passages, self.asked, self.kept, 10)
         rows = measure({query: self.test.qrels[query] for query in self.asked}, run, ["nDCG@10"])
         return {row["query_id"]: row["value"] for row in rows}

@@ -32,6 +32,7 @@ __all__ = [
     "tables_of",
     "open_reader",
     "migrate",
+    "settled_form",
     "open_writer",
 ]
 
@@ -42,7 +43,7 @@ import sqlite3
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -336,9 +337,19 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
 
 
 # %% ../nbs/06a_storefile.ipynb #19e14083
+def settled_form(path: Path, wait: float = WAIT) -> str:  # as `form_of`
+    "What a file is once a commit that a killed writer left half-done is taken back."
+    form = form_of(path)
+    if form in ("current", "old") and path.with_name(path.name + "-journal").exists():
+        with told(path), closing(connect(path, "rw", wait)) as db:
+            tables_of(db)  # reading is what makes SQLite look at the journal
+        return form_of(path)
+    return form
+
+
 def open_writer(path: Path, wait: float = WAIT) -> sqlite3.Connection:
     "A connection to a store that may be written, made if absent."
-    form = form_of(path)
+    form = settled_form(path, wait)
     old = form == "old" and is_old(path)
     if form != "new" and not old:
         refuse(path, form)
