@@ -4,7 +4,7 @@ python tests/slurm.py --like smoke
 
 Needs a cluster that this machine submits to (one node is enough), snakemake-executor-plugin-slurm, and the run that is
 compared with. The first `sbatch` fails; a job that scores one of two parts is killed; the command and its Snakemake are
-killed while students train. Shown: what was tried again, that jobs end without their command, what the second command
+killed while models are measured. Shown: what was tried again, that jobs end without their command, what the second command
 did, and whether the comparison is the same.
 """
 
@@ -86,7 +86,7 @@ def main() -> None:
             process.kill()
         print("killed: the job of part 0", flush=True)
         wait_for("second try of it", lambda: jobs('"part": 0'))
-        wait_for("student in training", lambda: jobs("run lora"))
+        wait_for("model being measured", lambda: jobs("run evaluate"))
         left = kill(first, whole=True)
         began = time.time()
         while jobs("") and time.time() - began < 60:
