@@ -4,8 +4,8 @@ python tests/slurm.py --like smoke
 
 Needs a cluster that this machine submits to (one node is enough), snakemake-executor-plugin-slurm, and the run that is
 compared with. The first `sbatch` fails; a job that scores one of two parts is killed; the command and its Snakemake are
-killed while models are measured. Shown: what was tried again, that jobs end without their command, what the second command
-did, and whether the comparison is the same.
+killed while models are measured. Shown: what was tried again, that jobs end without their command, what the second
+command did, and whether the comparison is the same.
 """
 
 import argparse
