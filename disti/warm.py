@@ -125,7 +125,9 @@ def main(words: Sequence[str]) -> None:
     "serve SOCKET | kernel -f CONNECTION-FILE"
     if words[0] == "serve":
         return serve(words[1])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts a kernel before it ends it
     if not ask(os.environ.get("DISTI_WARM", ""), words[1:]):
+        signal.signal(signal.SIGINT, before)
         os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *words[1:]])
 
 
