@@ -53,6 +53,7 @@ BROKEN = [
     ({}, {"distilled.loss": "kll"}, "objective", "did you mean kl"),
     ({}, {"lora.loss": "kl"}, "objective", "needs teacher"),
     ({}, {"distilled.keep": "most"}, "objective", "no rule 'most'"),
+    ({}, {"distilled.keep": "percentile 180"}, "objective", "between 0 and 100"),
 ]
 
 
