@@ -247,12 +247,12 @@ def gpus_held(
     wait: float = 0.5,  # seconds between looks
 ) -> Iterator[dict[str, str]]:  # what the job's environment says
     "Hold GPUs that no other job holds; where there is no choice nothing is said."
-    if not 0 < n < len(names):
+    if n < 1 or len(names) < 2:
         yield {}
         return
     folder = folder or Path(tempfile.gettempdir()) / f"disti-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    while not (held := hold(n, names, folder)):
+    while not (held := hold(min(n, len(names)), names, folder)):
         time.sleep(wait)
     try:
         yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}

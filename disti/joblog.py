@@ -64,6 +64,7 @@ def executed(folder: Path, since: float = 0) -> Iterator[tuple[str, dict[str, An
             yield path.stem, json.loads(path.read_text(encoding="utf-8"))
 
 
+# %% ../nbs/00p_joblog.ipynb #1a242be6
 def stage_seconds(folder: Path, since: float = 0) -> Iterator[tuple[str, float]]:
     "How long each took."
     for name, notebook in executed(folder, since):

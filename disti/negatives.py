@@ -263,6 +263,7 @@ def copies_of(corpus: Mapping[str, str]) -> dict[str, str]:  # doc id → a name
     return {doc_id: name for doc_id, name in names.items() if name in several}
 
 
+# %% ../nbs/04d_negatives.ipynb #c38d5f32
 def apart(ranking: Ranking, copies: Mapping[str, str], taken: set[str]) -> tuple[Ranking, list[str]]:  # and the others
     "A ranking without copies of what stands before them or was taken."
     left, again, seen = [], [], set(taken)

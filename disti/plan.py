@@ -40,7 +40,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .check import read_sets
@@ -48,7 +47,7 @@ from .comparison import md_table
 from .findings import say
 from .manifests import read_facts, read_manifest
 from .names import score_folder
-from .places import Placed
+from .places import Placed, read_placed
 from .recipe import data_files, evaluation_files, read_recipe, resolve_recipe, run_recipe, value, variant_of
 from .records import at, choose
 from .results import results_of
@@ -290,11 +289,8 @@ def read_prices(path: str) -> dict[str, tuple[float, float]]:  # name → operat
     "A price table; {} without a file."
     if not path:
         return {}
-    rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(rows, dict) or not rows:
-        raise ValueError(f"{path}: a price table is a machine a line, such as h100: {{per_hour: 2.49}}")
     found = {}
-    for name, row in rows.items():
+    for name, row in read_placed(at(path)).items():
         try:
             machine = Machine.model_validate(row if isinstance(row, dict) else {"per_hour": row})
         except ValidationError as error:
