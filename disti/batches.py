@@ -7,6 +7,7 @@ __all__ = [
     "Draw",
     "DRAWS",
     "UNPADDED",
+    "WORTH_STARTING",
     "draw_top",
     "draw_random",
     "draw_stratified",
@@ -16,6 +17,8 @@ __all__ = [
     "scored",
     "TokenCache",
     "padded",
+    "how_many_buckets",
+    "buckets_of",
     "ListCollator",
     "PairCollator",
     "embedded",
@@ -34,6 +37,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .kinds import PARALLEL
 from .models import encode
@@ -190,13 +194,33 @@ def padded(rows: list[Row], index: list[list[int]]) -> dict[str, Tensor]:  # eac
     }
 
 
+# %% ../nbs/07a_batches.ipynb #f6a89516
+WORTH_STARTING = 2e9  # tokens × width²: about a tenth of a millisecond a matrix product on a large GPU
+
+
+def how_many_buckets(
+    device: str,  # cpu or cuda
+    width: int,  # of the model's hidden layers
+    tokens: int,  # of the batch, about
+) -> int:  # 1 to 4
+    "Groups of similar length, each padded on its own."
+    return 4 if device == "cpu" else min(4, max(1, round(tokens * width**2 / WORTH_STARTING)))
+
+
+def buckets_of(model: Any, characters: Sequence[int]) -> int:  # characters of each text
+    "Buckets for these texts, which need not be tokenised for that."
+    body = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
+    width, most = getattr(getattr(body, "config", None), "hidden_size", 0) or 384, model.max_seq_length or 512
+    return how_many_buckets(model.device.type, width, sum(min(n // 4 + 2, most) for n in characters))
+
+
 # %% ../nbs/07a_batches.ipynb #3a422e02
 @dataclass
 class ListCollator:
     "Batches of list rows for a student: features of queries, of passages by bucket, and how they belong together."
 
     model: SentenceTransformer
-    buckets: int = 4  # groups of similar length, each padded on its own
+    buckets: int = 0  # groups of similar length, each padded on its own; 0: what suits model and device
     tokens: int = 0  # tokens encoded so far, padding left out
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])  # the trainer asks for it
 
@@ -213,9 +237,8 @@ class ListCollator:
         passages = sorted({text for row in rows for text in row["passages"]}, key=lambda text: (len(text), text))
         at = {text: i for i, text in enumerate(passages)}
         batch = self.features("query", [row["query"] for row in rows], "query")
-        for number, part in enumerate(
-            np.array_split(np.array(passages, dtype=object), min(self.buckets, len(passages)))
-        ):
+        n = min(self.buckets or buckets_of(self.model, [*map(len, passages)]), len(passages))
+        for number, part in enumerate(np.array_split(np.array(passages, dtype=object), n)):
             batch |= self.features(f"passage{number}", part.tolist(), "document")
         return batch | {"label": padded(rows, [[at[text] for text in row["passages"]] for row in rows])}
 
@@ -226,7 +249,7 @@ class PairCollator:
     "Batches of list rows for a cross-encoder: features of pairs by bucket, and their place in the lists."
 
     model: CrossEncoder
-    buckets: int = 4
+    buckets: int = 0  # as in `ListCollator`
     tokens: int = 0
     valid_label_columns: list[str] = field(default_factory=lambda: ["label"])
 
@@ -239,8 +262,9 @@ class PairCollator:
             key=lambda pair: (len(pair[0]) + len(pair[1]), pair),
         )
         at = {pair: i for i, pair in enumerate(pairs)}
+        n = min(self.buckets or buckets_of(self.model, [len(query) + len(text) for query, text in pairs]), len(pairs))
         batch: dict[str, Any] = {}
-        for number, part in enumerate(np.array_split(np.arange(len(pairs)), min(self.buckets, len(pairs)))):
+        for number, part in enumerate(np.array_split(np.arange(len(pairs)), n)):
             made = self.cache([pairs[i] for i in part])
             self.tokens += int(made["attention_mask"].sum())
             batch |= {f"pair{number}_{key}": value for key, value in made.items()}

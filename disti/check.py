@@ -139,12 +139,14 @@ def wrong_settings(recipe: Placed) -> Iterator[Finding]:
     "Settings of training, measures and forms of an index that cannot be read: hours later they would stop a run."
     from disti.compact import parse_form
     from disti.metrics import parse_measure
-    from disti.settings import read_fit
+    from disti.settings import read_fit, read_rates
 
     asked: list[tuple[str, str, Callable[[str], Any], list[str]]] = []
     for name, stage in ((name, entry["stage"]) for name, entry in recipe["students"].items()):
         if "fit" in stage_params(stage):
             asked.append((name, "fit", read_fit, [str(value(recipe, stage, "fit", name))]))
+        if "rates" in stage_params(stage):
+            asked.append((name, "rates", read_rates, [str(value(recipe, stage, "rates", name))]))
         if stage == "align" and not value(recipe, stage, "embedding_teacher", name):
             says = f"{name}.embedding_teacher names no model, and align learns where one puts its texts"
             yield Finding("settings", "stop", says, "name a student above it, a folder or a hub name")

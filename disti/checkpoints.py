@@ -7,6 +7,7 @@ __all__ = [
     "CUT",
     "DISK",
     "OURS",
+    "SECONDS",
     "steps_kept",
     "remove",
     "finish",
@@ -18,6 +19,7 @@ __all__ = [
     "whose",
     "take_up",
     "rotate",
+    "too_soon",
     "Sealing",
     "mend_history",
     "begin",
@@ -29,6 +31,7 @@ __all__ = [
 # %% ../nbs/08c_checkpoints.ipynb #c6e22693
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
@@ -197,6 +200,15 @@ def rotate(folder: Path, keep: int = 2) -> None:  # keep: newest ones
 
 
 # %% ../nbs/08c_checkpoints.ipynb #f30b9e9c
+SECONDS = 30.0  # between checkpoints on a GPU
+
+
+def too_soon(device: str, since: float, needed: bool) -> bool:
+    "Whether a checkpoint would cost more than the steps that a kill would lose."
+    return device != "cpu" and since < SECONDS and not needed
+
+
+# %% ../nbs/08c_checkpoints.ipynb #782db2a3
 class Sealing:
     "Mixed into a trainer: checkpoints that are complete or not there."
 
@@ -204,13 +216,19 @@ class Sealing:
     losses: Losses
     told: TrainingHistory  # has the rows that were written
     mark: Row  # of the run
+    sealed: float = 0.0  # when training began or the last one was written, by a clock that only counts
 
     def _save_checkpoint(self: Any, model: nn.Module, trial: Any) -> None:
-        checkpoint = self.recovery.folder / f"checkpoint-{self.state.global_step}"
+        step, device = self.state.global_step, self.args.device.type
+        needed = step in (self.state.best_global_step, self.state.max_steps)
+        if from_first(lambda: too_soon(device, time.monotonic() - self.sealed, needed)):
+            return
+        checkpoint = self.recovery.folder / f"checkpoint-{step}"
         from_first(lambda: remove(checkpoint))
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         wait()  # every process has written its random state
         from_first(lambda: self.seal_checkpoint(checkpoint))
+        self.sealed = time.monotonic()
 
     def seal_checkpoint(self: Any, checkpoint: Path) -> None:
         "Seal what the library wrote, then make room."

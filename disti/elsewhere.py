@@ -16,7 +16,10 @@ __all__ = [
     "follow",
     "keep_copy",
     "gpus",
+    "jobs_per_gpu",
+    "locked",
     "hold",
+    "release",
     "gpus_held",
 ]
 
@@ -221,21 +224,52 @@ def gpus(env: Mapping[str, str] = os.environ) -> list[str]:
 
 
 # %% ../nbs/00o_elsewhere.ipynb #2f139ed7
-def hold(n: int, names: Sequence[str], folder: Path) -> dict[str, int]:  # name → lock; {} where fewer are free
-    "Lock n of these, or none: two jobs that want two of three would wait for each other."
-    held: dict[str, int] = {}
-    for name in names:
-        file = os.open(folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held[name] = file
-        except OSError:
-            os.close(file)
+def jobs_per_gpu(env: Mapping[str, str] = os.environ) -> int:
+    "How many jobs may share a GPU: DISTI_GPU_JOBS, or 1."
+    said = env.get("DISTI_GPU_JOBS", "").strip() or "1"
+    if not said.isdecimal() or not int(said):
+        raise ValueError(
+            f"DISTI_GPU_JOBS is how many jobs share a GPU, a number from 1, got {said!r}; set it to 4, or unset it"
+        )
+    return int(said)
+
+
+# %% ../nbs/00o_elsewhere.ipynb #6a510ee5
+def locked(file: Path) -> int:  # -1 where another has it
+    "A file that is held while it is open."
+    held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return held
+    except OSError:
+        os.close(held)
+        return -1
+
+
+# %% ../nbs/00o_elsewhere.ipynb #707b3cfd
+def hold(n: int, names: Sequence[str], folder: Path, each: int = 1) -> dict[str, list[int]]:  # name → its locks
+    "Lock n of these, or none ({}): two jobs that want two of three would wait for each other."
+    if n == 1:
+        wanted = [(name, [place]) for place in range(each) for name in names]
+    else:
+        wanted = [(name, list(range(each))) for name in names]
+    held: dict[str, list[int]] = {}
+    for name, places in wanted:
+        files = [locked(folder / f"{name.replace('/', '_')}.{place}") for place in places]
+        if min(files) < 0:
+            release({name: files})
+            continue
+        held[name] = files
         if len(held) == n:
             return held
-    for file in held.values():
-        os.close(file)
+    release(held)
     return {}
+
+
+def release(held: Mapping[str, Sequence[int]]) -> None:
+    "Give back what is held."
+    for file in (file for files in held.values() for file in files if file >= 0):
+        os.close(file)
 
 
 # %% ../nbs/00o_elsewhere.ipynb #2410697e
@@ -245,17 +279,17 @@ def gpus_held(
     names: Sequence[str],  # of `gpus`
     folder: Path | None = None,  # of the locks; None: this user's on this machine
     wait: float = 0.5,  # seconds between looks
+    each: int = 1,  # of `jobs_per_gpu`
 ) -> Iterator[dict[str, str]]:  # what the job's environment says
-    "Hold GPUs that no other job holds; where there is no choice nothing is said."
+    "Hold places of GPUs that no other job holds; where there is no choice nothing is said."
     if n < 1 or len(names) < 2:
         yield {}
         return
     folder = folder or Path(tempfile.gettempdir()) / f"disti-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    while not (held := hold(min(n, len(names)), names, folder)):
+    while not (held := hold(min(n, len(names)), names, folder, each)):
         time.sleep(wait)
     try:
         yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
     finally:
-        for file in held.values():
-            os.close(file)
+        release(held)

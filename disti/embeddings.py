@@ -6,9 +6,9 @@
 __all__ = [
     "DTYPES",
     "teacher_digest",
+    "alone",
     "stored_embeddings",
     "fill",
-    "alone",
     "prune",
     "kept_name",
     "cached_embeddings",
@@ -41,6 +41,16 @@ def teacher_digest(record: ModelRecord) -> str:
     return text_id(json.dumps({**asdict(record), "name": ""}, sort_keys=True))
 
 
+# %% ../nbs/05l_embeddings.ipynb #30f19223
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    "Hold a lock that other processes wait for."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 # %% ../nbs/05l_embeddings.ipynb #c3823464
 DTYPES = ("float16", "float32")
 
@@ -63,13 +73,14 @@ def stored_embeddings(
     path, of = Path(path), {"texts": text_id("\n".join(map(text_id, texts))), "n": len(texts)}
     key = {"digest": digest, "kind": kind, "dtype": dtype, "precision": precision, **of}
     key["dimensions"] = model.get_embedding_dimension() or 0
-    manifest = read_manifest(path)
-    if not (manifest and manifest["params"] == key and not wrong(path)):
-        started = time.time()
-        manifest_path(path).unlink(missing_ok=True)
-        fill(model, texts, path, key, block, batch_size)
-        stamp(path, stage=stage, params=key, started=started, device=str(model.device))
-    return np.load(path, mmap_mode="r")
+    with alone(path.with_name(f".{path.stem}.lock")):  # two students of one teacher, side by side
+        manifest = read_manifest(path)
+        if not (manifest and manifest["params"] == key and not wrong(path)):
+            started = time.time()
+            manifest_path(path).unlink(missing_ok=True)
+            fill(model, texts, path, key, block, batch_size)
+            stamp(path, stage=stage, params=key, started=started, device=str(model.device))
+        return np.load(path, mmap_mode="r")
 
 
 # %% ../nbs/05l_embeddings.ipynb #1bbcf4bf
@@ -92,16 +103,6 @@ def fill(
     del rows
     part.replace(path)
     mark.unlink()
-
-
-# %% ../nbs/05l_embeddings.ipynb #30f19223
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    "Hold a lock that other processes wait for."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 # %% ../nbs/05l_embeddings.ipynb #648d2063
@@ -146,9 +147,8 @@ def cached_embeddings(
         "batch_size": batch_size,
         "stage": stage,
     }
-    with alone(folder / f".{path.stem}.lock"):
-        found = stored_embeddings(model, texts, path, kind=kind, digest=digest, **how)
-        os.utime(path)
+    found = stored_embeddings(model, texts, path, kind=kind, digest=digest, **how)
+    os.utime(path)
     prune(folder, most_gib, path)
     return found
 

@@ -56,7 +56,9 @@ class Hybrid:
         return found
 
     def run(self, names: Sequence[str], k: int = 10, weight: float | None = None, block: int = 64) -> Run:
-        "The `k` best passages of every query; `names` are the queries' ids, in order."
+        "The `k` best passages of every query; `names` are the queries' ids, in the order of `texts`."
+        if len(names) != len(self.texts):
+            raise ValueError(f"{len(names)} ids for {len(self.texts)} queries; give the id of each, in their order")
         ranked: Run = {}
         for start in range(0, len(names), block):
             at = range(start, min(start + block, len(names)))

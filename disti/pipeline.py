@@ -45,7 +45,7 @@ from typing import Any
 import yaml
 
 from .check import check_owner, check_recipe, read_sets, show_findings
-from .elsewhere import LineFiles, Pulse, follow, gpus
+from .elsewhere import LineFiles, Pulse, follow, gpus, jobs_per_gpu
 from .findings import Finding, say, stop_on
 from .joblog import complaint, failures, jobs_planned, planned, stage_seconds, stopped_in
 from .looks import model_digests
@@ -135,7 +135,7 @@ def snakemake_words(
     dry_run: bool = False,
 ) -> list[str]:
     "The call of Snakemake."
-    devices = 0 if executor(profile) else len(gpus())
+    devices = 0 if executor(profile) else len(gpus()) * jobs_per_gpu()
     return [
         *(sys.executable, "-m", "snakemake", *targets, "--snakefile", str(resource("Snakefile"))),
         *("--configfile", str(config), "--directory", str(project_root())),

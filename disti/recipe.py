@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = [
     "FRAME",
+    "LATER",
     "PARTS",
     "STRUCTURE",
     "TRAINS",
     "STUDENTS",
     "THE_MODEL",
+    "MADE_FROM",
     "ELSEWHERE",
     "recipes",
     "read_recipe",
@@ -29,6 +31,7 @@ __all__ = [
     "job",
     "value",
     "made_from",
+    "seeded",
     "run_recipe",
     "variant_of",
     "run_values",
@@ -102,8 +105,10 @@ FRAME = {  # what every run has
     "threads": Parameter(1, "CPU threads a stage"),
     "teacher": Parameter("train", "train, or a cross-encoder's folder or hub name"),
     "only": Parameter("", 'students that are trained, blank between; "": all'),
+    "trainings": Parameter(1, "trainings of every student: NAME, NAME-1 with the next seed, and so on"),
     "sets": Parameter("", "further collections, blank between, on which every model is measured"),
 }
+LATER = {"only", "sets", "trainings"}  # the recipes of older runs have been resolved without them
 PARTS = ("stages", "students", "teachers", "scales")
 STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # of one job, or of one student's entry
 TRAINS = ("distill", "lora", "align", "absorb", "forget")  # the stages that make students
@@ -258,7 +263,7 @@ def resolve_recipe(
     sets, recipe = dict(sets or {}), deepcopy(config if isinstance(config, Placed) else Placed(config))
     check_shape(recipe)
     scale = str(sets.pop("scale", "") or scale or recipe.get("scale", ""))
-    recipe = scaled(recipe, scale, resolved=FRAME.keys() <= recipe.keys())
+    recipe = scaled(recipe, scale, resolved=FRAME.keys() - LATER <= recipe.keys())
     for key, value in sets.items():
         apply_set(recipe, key, value)
     recipe["students"] = chosen(recipe)
@@ -276,7 +281,7 @@ def resolve_recipe(
     recipe["students"] = {name: check_student(recipe, name, v) for name, v in recipe.get("students", {}).items()}
     if "teachers" in recipe:
         recipe["teachers"] = {name: check_teacher(recipe, name, v) for name, v in recipe["teachers"].items()}
-    return recipe
+    return seeded(recipe) if recipe["trainings"] > 1 else recipe
 
 
 # %% ../nbs/09b_recipe.ipynb #c68e0583
@@ -333,14 +338,42 @@ def value(recipe: Mapping[str, Any], stage: str, name: str, student: str = "") -
 
 
 # %% ../nbs/09b_recipe.ipynb #e6284fdf
+MADE_FROM = {
+    "forget": "of",
+    "align": "embedding_teacher",
+    "absorb": "start",
+}  # stage → the parameter that names another student
+
+
 def made_from(recipe: Mapping[str, Any], student: str) -> str:  # "" for a student that needs no other
     "The student that another one is made from: forget keeps a part, align learns its space, absorb goes on."
     stage, students = recipe["students"][student]["stage"], list(recipe["students"])
-    source = {"forget": "of", "align": "embedding_teacher", "absorb": "start"}.get(stage)
+    source = MADE_FROM.get(stage)
     other = str(value(recipe, stage, source, student)) if source else ""
     if other in students or (stage == "forget" and not at(other).is_dir()):
         return choose(other, students[: students.index(student)], f"student before {student}, which is made from it,")
     return ""
+
+
+# %% ../nbs/09b_recipe.ipynb #2305c53f
+def seeded(recipe: Placed) -> Placed:
+    "A recipe whose students are there once for every seed."
+    n, students = recipe["trainings"], dict(recipe["students"])
+    if sample := next((key for key in ("max_docs", "max_eval_queries") if recipe.get(key)), ""):
+        raise ValueError(
+            f"{recipe.place('trainings')}: {sample} draws a sample with the seed; with several trainings set it to 0"
+        )
+    for k in range(1, n):
+        for name, values in recipe["students"].items():
+            other = made_from(recipe, name)
+            students[f"{name}-{k}"] = values | {"seed": value(recipe, values["stage"], "seed", name) + k}
+            students[f"{name}-{k}"] |= {MADE_FROM[values["stage"]]: f"{other}-{k}"} if other else {}
+    if len(students) < n * len(recipe["students"]):
+        raise ValueError(
+            f"{recipe.place('trainings')}: a student has the name of another's further training; rename one"
+        )
+    recipe["students"], recipe["trainings"] = students, 1  # resolving it again changes nothing
+    return recipe
 
 
 # %% ../nbs/09b_recipe.ipynb #061124f1

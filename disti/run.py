@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import disti
-from .elsewhere import end_with, gpus, gpus_held, keep_copy, teller
+from .elsewhere import end_with, gpus, gpus_held, jobs_per_gpu, keep_copy, teller
 from .findings import plain
 from .names import name_fault
 from .recipe import run_values
@@ -353,7 +353,7 @@ def run_command(words: list[str] | None = None) -> None:
         print(plain(told), flush=True) if told else None
     name, lines = f"{find_stage(asked.stage).stem}{'-' * bool(variant)}{variant}", os.environ.get("DISTI_LINES", "")
     try:
-        with gpus_held(asked.gpus, gpus()) as held, environment(**held):
+        with gpus_held(asked.gpus, gpus(), each=jobs_per_gpu()) as held, environment(**held):
             show = teller(partial(print, flush=True), name, lines)
             run_stage(asked.stage, given, variant=variant, show=show)
     except (ValueError, OSError, RuntimeError) as error:

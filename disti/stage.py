@@ -205,7 +205,7 @@ BOUNDS: dict[str, Any] = {
     "lr": Positive,
     "dev_fraction": Share,
     **dict.fromkeys(("finetune", "general"), Annotated[str, Field(max_length=200, pattern=r"^[^{}\n\t]*$")]),
-    **dict.fromkeys(("threads", "batch_size", "accumulate", "n_folds", "depth", "pool", "lora_r"), Count),
+    **dict.fromkeys(("threads", "batch_size", "accumulate", "trainings", "n_folds", "depth", "pool", "lora_r"), Count),
     **dict.fromkeys(("steps", "epochs", "max_queries", "max_docs", "max_eval_queries", "max_dev"), FromZero),
     **dict.fromkeys(("max_passages", "n_seeds", "requests_per_minute", "tokens_per_minute"), FromZero),
     **dict.fromkeys(("round_trip", "n_queries", "passage_words", "max_tokens", "concurrency"), Count),

@@ -33,6 +33,7 @@ __all__ = [
 # %% ../nbs/08d_training.ipynb #505d2a67
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -194,6 +195,7 @@ def build_trainer(
         callbacks=[*([told] if is_first() else []), KeepBest(settings.patience), *slow],
     )
     trainer.recovery, trainer.losses, trainer.told, trainer.mark = recovery, Losses(settings.spike), told, mark
+    trainer.sealed = time.monotonic()
     for callback in (ProgressCallback, PrinterCallback):  # they print what the history has
         trainer.remove_callback(callback)
     return trainer
