@@ -190,7 +190,7 @@ def padded(rows: list[Row], index: list[list[int]]) -> dict[str, Tensor]:  # eac
         "index": fill(index, 0, torch.long),
         "mask": fill([[True] * len(i) for i in index], False, torch.bool),
         "labels": fill([row["labels"] for row in rows], 0.0, torch.float32),
-        "scores": fill([row["scores"] for row in rows], float("nan"), torch.float32),
+        "scores": fill([row.get("scores") or [] for row in rows], float("nan"), torch.float32),
     }
 
 

@@ -45,6 +45,7 @@ from disti.negatives import (
     Miner,
     Take,
     Wish,
+    apart,
     build_groups,
     copies_of,
     dense_miner,
@@ -95,7 +96,12 @@ def candidate_rows(run: Run, qrels: Qrels, miner: str = "bm25+dense") -> list[Ro
 
 
 # %% ../nbs/11_mine.ipynb #e6344881
-def given_negatives(training: Training, miner: Miner, picks: Mapping[str, Run]) -> tuple[Run, list[Row]]:
+def given_negatives(
+    training: Training,
+    miner: Miner,
+    picks: Mapping[str, Run],
+    copies: Mapping[str, str] = {},  # noqa: B006  # of `copies_of`
+) -> tuple[Run, list[Row]]:
     "The negatives that came with the pairs, by a miner's score, without answers and what is picked already."
     asked = [(q, doc_id) for q, docs in training.given.items() for doc_id in docs]
     scores = miner.score([(training.queries[q], doc_id) for q, doc_id in asked]) if asked else np.zeros(0)
@@ -111,9 +117,15 @@ def given_negatives(training: Training, miner: Miner, picks: Mapping[str, Run]) 
         for q, ranking in found.items()
         for doc_id, _ in ranking
     }
-    chosen = {q: [pair for pair in ranking if (q, pair[0]) not in taken] for q, ranking in kept.items()}
+    chosen: Run = {}
+    again = set[tuple[str, str]]()
+    for q, ranking in kept.items():
+        had = {copies[doc_id] for found in picks.values() for doc_id, _ in found.get(q, ()) if doc_id in copies}
+        chosen[q], left = apart([pair for pair in ranking if (q, pair[0]) not in taken], copies, had)
+        again |= {(q, doc_id) for doc_id in left}
+    rules = taken | dict.fromkeys(again, "copy")
     return chosen, [
-        row | {"rule": row["rule"] or taken.get((row["query_id"], row["doc_id"]), "chosen")} for row in rows
+        row | {"rule": row["rule"] or rules.get((row["query_id"], row["doc_id"]), "chosen")} for row in rows
     ]
 
 
@@ -282,7 +294,7 @@ def mine_groups(
             miners[name].ready(list(training.queries.values()))
     picks, ledger = mine_in_parts(training.train, find, parts)
     ledger = single_homes(ledger, training.components)
-    given, rows = given_negatives(training, miners["dense"], picks)
+    given, rows = given_negatives(training, miners["dense"], picks, how["copies"])
     promoted = promoted_of(ledger)
     given = {q: [hit for hit in hits if hit[0] not in promoted.get(q, ())] for q, hits in given.items()}
     picks |= {"given": given} if any(given.values()) else {}

@@ -66,6 +66,8 @@ def corpus_of(
     "The passages of a collection, by id, and its queries."
     named = at(data_dir) / "eval" / collection
     place = at(collection) if at(collection).exists() else named
+    if place != named and named.exists() and Path(collection).name == collection:
+        raise ValueError(f"{collection!r} is a collection, {named}, and also {place}; write ./{collection}, or {named}")
     path = place / "corpus.jsonl" if place.is_dir() else place
     if not path.exists():
         raise FileNotFoundError(
