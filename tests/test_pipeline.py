@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,15 @@ def test_second_call_has_nothing_to_do(smoke: Path) -> None:
     done = call(BIN / "disti", "pipeline", "recipes/demo.yaml", "--set", "scale=smoke", "run=smoke", timeout=300)
     assert done.returncode == 0, done.stdout
     assert (smoke / "results" / "comparison.json").stat().st_mtime_ns == before
+
+
+def test_the_bench_of_when_tells_the_means_of_a_run(smoke: Path) -> None:
+    artifacts = smoke.parent
+    done = call(sys.executable, "bench/when.py", smoke.name, "--artifacts", str(artifacts), timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    means = {
+        row["model"]: row["nDCG@10"] for row in json.loads((smoke / "results/comparison.json").read_text())["models"]
+    }
+    assert told["smoke: small - small-labels"] == pytest.approx(means["small"] - means["small-labels"], abs=1e-4)
+    assert f"| BM25 | {means['bm25']:.3f}" in done.stdout
