@@ -130,8 +130,7 @@ def test_the_bench_of_when_tells_the_means_of_a_run(smoke: Path) -> None:
     done = call(sys.executable, "bench/when.py", smoke.name, "--artifacts", str(artifacts), timeout=300)
     assert done.returncode == 0, done.stdout[-4000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    means = {
-        row["model"]: row["nDCG@10"] for row in json.loads((smoke / "results/comparison.json").read_text())["models"]
-    }
+    table = json.loads((smoke / "results" / "comparison.json").read_text(encoding="utf-8"))
+    means = {row["model"]: row["nDCG@10"] for row in table["rows"]}
     assert told["smoke: small - small-labels"] == pytest.approx(means["small"] - means["small-labels"], abs=1e-4)
     assert f"| BM25 | {means['bm25']:.3f}" in done.stdout
