@@ -6,6 +6,7 @@
 __all__ = [
     "Loaded",
     "Precision",
+    "TOKENS_AT_ONCE",
     "literal_text",
     "readable_controls",
     "reads",
@@ -24,6 +25,7 @@ __all__ = [
     "cpu_flags",
     "real_precision",
     "autocast",
+    "about_tokens",
     "encode",
     "ModelRecord",
     "described",
@@ -49,11 +51,12 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Module
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from .findings import plain, tell
 from .folders import check_memory
-from .memory import sparing
+from .memory import sparing, token_batches
 from .records import replacing
 from .saved import old_form, write_json
 from disti.weights import (  # noqa: F401  # a record's words are found here too
@@ -382,13 +385,29 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     return torch.autocast(device.split(":")[0], dtype=dtype, enabled=chosen != "fp32")
 
 
+# %% ../nbs/05_models.ipynb #52799fae
+def about_tokens(model: SentenceTransformer, texts: Sequence[str], sample: int = 64) -> list[int]:
+    "About how many tokens of every text a model reads."
+    some = texts[:: max(1, len(texts) // sample)]
+    tokenizer = getattr(model, "tokenizer", None)
+    if callable(tokenizer):
+        counted = sum(map(len, tokenizer(list(some), add_special_tokens=False, verbose=False)["input_ids"]))
+    else:
+        counted = sum(map(len, some)) // 4
+    each, most = counted / max(1, sum(map(len, some))), model.max_seq_length or 2**31
+    return [min(round(len(text) * each) + 2, most) for text in texts]
+
+
 # %% ../nbs/05_models.ipynb #4c3765c2
+TOKENS_AT_ONCE = {"cpu": 1024, "gpu": 65_536}  # of a batch, padding included
+
+
 def encode(
     model: SentenceTransformer,
     texts: Sequence[str],
     *,
     kind: Literal["query", "passage"] = "passage",  # which prompt, and which side of an asymmetric model
-    batch_size: int = 64,  # texts
+    batch_size: int = 0,  # texts at once, at most; 0: as many as suit their lengths and the device
     precision: Precision = "auto",
     progress: bool = False,
 ) -> np.ndarray:  # float32 [n, dimensions], rows of length 1
@@ -398,7 +417,18 @@ def encode(
     if not len(texts):
         return np.zeros((0, model.get_embedding_dimension() or 0), dtype=np.float32)
     side = model.encode_query if kind == "query" else model.encode_document
-    with autocast(str(model.device), precision), sparing(model):  # half a batch, where memory runs out
-        vectors = side(list(texts), batch_size=batch_size, show_progress_bar=progress, convert_to_numpy=True)
-    vectors = np.asarray(vectors, dtype=np.float32)
+    lengths = about_tokens(model, texts)
+    order = sorted(range(len(texts)), key=lambda i: -lengths[i])
+    batches = token_batches(order, lengths, TOKENS_AT_ONCE["cpu" if model.device.type == "cpu" else "gpu"], batch_size)
+    made: list[np.ndarray] = []
+    with (
+        autocast(str(model.device), precision),
+        sparing(model),  # half a batch, where memory runs out
+        tqdm(total=len(texts), desc="encode", unit="text", disable=not progress, leave=False) as bar,
+    ):
+        for rows in batches:
+            part = [texts[i] for i in rows]
+            made.append(side(part, batch_size=len(part), show_progress_bar=False, convert_to_numpy=True))
+            bar.update(len(rows))
+    vectors = np.concatenate(made, dtype=np.float32)[np.argsort([i for rows in batches for i in rows])]
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -7,7 +7,6 @@ __all__ = [
     "Pair",
     "SCALES",
     "WIDTH",
-    "ROWS",
     "Precision",
     "Tokens",
     "BACKENDS",
@@ -17,7 +16,6 @@ __all__ = [
     "digest_of",
     "PartialScores",
     "filled",
-    "token_batches",
     "PairEngine",
     "keep_score_in_fp32",
     "reranker_engine",
@@ -53,7 +51,7 @@ from .adapters import merge_adapter
 from .crossencoders import load_cross_encoder
 from .lengths import long_pairs, special_tokens, token_counts
 from .linear import pack_linears, quantize_linears
-from .memory import out_of_memory
+from .memory import ROWS, out_of_memory, token_batches
 from .models import autocast, encode, load_student, real_precision
 from .openvino import use_openvino
 from .retrieve import BM25, bm25_index, bm25_scores
@@ -120,29 +118,12 @@ class PartialScores(RuntimeError):
 
 
 # %% ../nbs/06_scorers.ipynb #45b9464f
-WIDTH, ROWS = 16, 4  # tokens and rows that batches are filled up to
+WIDTH = 16  # tokens that batches are filled up to
 
 
 def filled(length: int, most: int = 0) -> int:
     "A length, filled up, to the positions that a model has at most (0: any number)."
     return min(-(-length // WIDTH) * WIDTH, max(most or 2**31, length))
-
-
-# %% ../nbs/06_scorers.ipynb #356b87ec
-def token_batches(
-    order: Sequence[int],  # which rows, longest first
-    lengths: Sequence[int],  # tokens of every row
-    batch_tokens: int,  # most tokens a batch, padding included
-) -> list[list[int]]:  # rows of each batch; one row longer than the budget goes alone
-    "Pack rows to a token budget; four rows and more in fours."
-    batches: list[list[int]] = []
-    for row in order:
-        room = batch_tokens // lengths[batches[-1][0]] if batches else 0
-        if batches and len(batches[-1]) < (room // ROWS * ROWS or room):
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
 
 
 # %% ../nbs/06_scorers.ipynb #9d724ac4
