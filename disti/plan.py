@@ -51,6 +51,7 @@ from .places import Placed, read_placed
 from .recipe import data_files, evaluation_files, read_recipe, resolve_recipe, run_recipe, value, variant_of
 from .records import at, choose
 from .results import results_of
+from .settings import read_rates
 from .stage import find_stage, stage_params
 from .sweep import swept
 
@@ -136,7 +137,7 @@ def texts_of(
         return has["test"] * has["depth"] + train * ("train" in told["splits"].split()), False
     if stage in ("teach", "distill", "lora", "absorb"):
         each = int(told.get("n_negatives", told.get("candidates", 4))) + 1 + (stage != "teach")
-        steps = steps_of(values, stage, has["train"])
+        steps = steps_of(values, stage, has["train"]) * max(1, len(read_rates(str(told.get("rates", "")))))
         return steps * int(told["batch_size"]) * each, True
     if stage == "align":
         steps = steps_of(values, stage, has["train"] * has["each"])

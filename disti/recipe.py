@@ -11,6 +11,7 @@ __all__ = [
     "TRAINS",
     "STUDENTS",
     "THE_MODEL",
+    "GOES_ABOVE",
     "MADE_FROM",
     "ELSEWHERE",
     "recipes",
@@ -157,13 +158,20 @@ def stage_of(part: str, name: str, values: Mapping[str, Any]) -> str:
 
 
 # %% ../nbs/09b_recipe.ipynb #06c42144
+GOES_ABOVE = {"steps": ("epochs", 0.0), "lr": ("rates", "")}  # a setting → what would go above it, and its nothing
+
+
 def apply_set(recipe: Placed, key: str, value: Any) -> None:
     "Put one value set by hand into a recipe."
     word, _, name = key.rpartition(".")
     students = recipe.get("students", {})
     if word:
         part, owner = part_of(recipe, word)
-        recipe.setdefault(part, {}).setdefault(owner, {})[name] = value
+        entry = recipe.setdefault(part, {}).setdefault(owner, {})
+        entry[name] = value
+        above, nothing = GOES_ABOVE.get(name, ("", None))
+        if above in known_params(stage_of(part, owner, entry)) and (entry.get(above) or recipe.get(above)):
+            entry[above] = nothing  # else what is asked for by hand would not be read
     elif key == "students":
         names = re.split(r"[,\s]+", str(value).strip())
         recipe["students"] = {name: students[choose(name, list(students), "student")] for name in names}
@@ -178,9 +186,9 @@ def apply_set(recipe: Placed, key: str, value: Any) -> None:
             for name, values in recipe.get(part, {}).items():
                 if goes_to(key, stage_of(part, name, values)):
                     values.pop(key, None)
-                    values.pop("epochs", None) if key == "steps" else None
-        if key == "steps":  # asked for by hand: an epoch that the recipe wants would go above them
-            recipe.pop("epochs", None)
+                    values.pop(GOES_ABOVE.get(key, ("",))[0], None)
+        if key in GOES_ABOVE:  # asked for by hand: an epoch that the recipe wants would go above the steps
+            recipe.pop(GOES_ABOVE[key][0], None)
 
 
 # %% ../nbs/09b_recipe.ipynb #9db96b9d
@@ -373,6 +381,7 @@ def seeded(recipe: Placed) -> Placed:
             f"{recipe.place('trainings')}: a student has the name of another's further training; rename one"
         )
     recipe["students"], recipe["trainings"] = students, 1  # resolving it again changes nothing
+    recipe["only"] = " ".join(students) if recipe.get("only") else ""
     return recipe
 
 
@@ -416,7 +425,9 @@ def run_values(
     name = str(given.get("name", defaults["name"].default)) if word in TRAINS else ""
     if name and "name" not in given and name not in recipe["students"]:
         name = next((student for student, entry in recipe["students"].items() if entry["stage"] == word), "")
-    values = job_values(recipe, stage, name) | given
+    above = dict(GOES_ABOVE[key] for key in GOES_ABOVE.keys() & given.keys())
+    kept = job_values(recipe, stage, name)
+    values = kept | {key: nothing for key, nothing in above.items() if key in kept} | given
     whose = f" for student {name}" if name in recipe["students"] else ""
     hand = ", ".join(f"{key} {value}" for key, value in given.items() if key not in told | {"name": ""})
     said = f"values of {os.path.relpath(home)}/recipe.yaml{whose}{', and by hand: ' if hand else ''}{hand}"

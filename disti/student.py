@@ -13,6 +13,8 @@ __all__ = [
     "told",
     "started",
     "best_of_rates",
+    "move",
+    "put",
     "keep_one",
 ]
 
@@ -29,11 +31,14 @@ import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from .adapters import add_lora, check_merge, merge_adapter
+from .checkpoints import clear
 from .dev import best_dev, check_dev, dev_ndcg, dims_ndcg
+from .distributed import from_first, wait
 from .heads import add_head, keep_layers
 from .models import encode, load_student, without_time
 from .objective import Objective, parse
-from .records import Row, choose, read_rows, replacing, text_id, write_rows
+from .progress import beside
+from .records import Row, choose, replacing, text_id
 from .settings import Fit
 from .training import fit
 
@@ -111,6 +116,8 @@ def train_student(
              "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"], "steps": steps[-1]["step"]}  # fmt: skip
     if method == "lora":
         facts |= merge_saved(student, sample, start, adapter)
+    elif adapter is not None:  # of an earlier student of this name
+        rmtree(adapter, ignore_errors=True)
     return student, facts | best_dev(steps) | dims_ndcg(student, dev, settings.dims)
 
 
@@ -156,6 +163,7 @@ def best_of_rates(
         return train(settings=settings, checkpoints=checkpoints, adapter=adapter, **where)
     check_dev(dev, replace(settings, eval_steps=1))
     reached: dict[float, float] = {}
+    best: tuple[Any, Row] = (None, {})
     for rate in rates:
         own = None if adapter is None else Path(f"{adapter}-{rate:g}")
         student, facts = train(
@@ -163,17 +171,36 @@ def best_of_rates(
         )
         reached[rate] = dev_ndcg(student, dev)
         print(f"learning rate {rate:g}: {reached[rate]:.4f} nDCG@10 on {len(dev)} dev lists")
-        if reached[rate] == max(reached.values()):
-            best = student, facts, read_rows(history, "history")
+        leads = rate == max(reached, key=reached.__getitem__)  # the first of equal ones
+        move(history, Path(checkpoints) / "best" if leads else None)
+        best = (student, facts) if leads else best
         del student
-    student, facts, steps = best
-    write_rows(history, steps, "history")
+    student, facts = best
+    move(Path(checkpoints) / "best" / Path(history).name, Path(history).parent)
+    rmtree(Path(checkpoints) / "best", ignore_errors=True)
+    clear(Path(checkpoints))
+    lr = max(reached, key=reached.__getitem__)
     if adapter is not None:
-        keep_one(
-            {rate: Path(f"{adapter}-{rate:g}") for rate in rates}, max(reached, key=reached.__getitem__), Path(adapter)
-        )
+        keep_one({rate: Path(f"{adapter}-{rate:g}") for rate in rates}, lr, Path(adapter))
     told = {f"{rate:g}": round(value, 4) for rate, value in reached.items()}
-    return student, facts | {"lr": max(reached, key=reached.__getitem__), "dev nDCG@10 by learning rate": told}
+    return student, facts | {"lr": lr, "dev nDCG@10 by learning rate": told}
+
+
+def move(history: str | Path, to: Path | None) -> None:  # None: away
+    "Move a history, with its events and curves; the next rate finds none."
+    history = Path(history)
+    wait()  # every process has read it
+    for file in (history, beside(history, "events.jsonl"), beside(history, "tensorboard")):
+        from_first(partial(put, file, to and to / file.name))
+
+
+def put(file: Path, to: Path | None) -> None:  # None: away
+    "Put a file or a folder in the place of another."
+    for old in filter(None, (to, None if to else file)):
+        rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+    if to and file.exists():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(to)
 
 
 def keep_one(made: Mapping[float, Path], best: float, place: Path) -> None:
