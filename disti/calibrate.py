@@ -20,6 +20,7 @@ __all__ = [
     "per_list",
     "costs",
     "normalised",
+    "scale_after",
     "temperature_table",
     "plot_temperature",
 ]
@@ -207,6 +208,12 @@ def normalised(
         return {**row, "scores": flat, "raw_scores": row["scores"]}
 
     return {split: [changed(row) for row in rows] for split, rows in scored.items()}, warning
+
+
+# %% ../nbs/07e_calibrate.ipynb #e2291ea3
+def scale_after(name: str, scale: str) -> str:  # of `SCALES`; name: a key of `NORMALISATIONS`
+    "The scale of scores that were normalised."
+    return {"raw": scale, "z": "mixed"}.get(name, "probability")  # all others lie in 0..1
 
 
 # %% ../nbs/07e_calibrate.ipynb #25d9a1fb

@@ -8,6 +8,7 @@ __all__ = [
     "Student",
     "unchanged",
     "trained_on",
+    "who_taught",
     "read_student",
     "taught_by",
     "how_made",
@@ -26,7 +27,7 @@ __all__ = [
 
 # %% ../nbs/09u_card.ipynb #f16f9831
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,24 @@ def trained_on(mined: Row) -> str:  # parameters of the mining; "" where there a
 
 
 # %% ../nbs/09u_card.ipynb #714dc919
+def who_taught(
+    home: Path,  # artifacts/RUN
+    made: Row,  # a student's manifest
+    manifests: Mapping[str, Row],  # of the run
+) -> tuple[Row, str]:  # teacher.json, {} without one; the teacher's name or folder, "" without
+    "Who taught a student, or the one that it was made from."
+    params = made.get("params", {})
+    if made.get("stage") == "14_distill":
+        folder = f"teacher-score-{params['scores']}" if params.get("scores") else "teacher-score"
+        scored = manifests.get(f"{folder}/train.jsonl", {}).get("params", {})
+        return read_facts(home / folder / "teacher.json"), scored.get("teacher", "")
+    source = params.get("embedding_teacher") or params.get("start") or params.get("of")
+    if other := manifests.get(f"models/{source}"):
+        return who_taught(home, other, manifests)
+    return {}, str(params.get("embedding_teacher", ""))
+
+
+# %% ../nbs/09u_card.ipynb #6b75d242
 def read_student(home: Path, name: str, data_dir: str = "") -> Student:  # "": where its run had them
     "Read a student of a finished run; every file is held against its manifest and against what it was made from."
     results = need(home / "results", "21_compare")
@@ -100,8 +119,7 @@ def read_student(home: Path, name: str, data_dir: str = "") -> Student:  # "": w
         run_model(home),
         made,
         about(name, parts["manifests"], parts["teacher"], texts.name),
-        parts["teacher"] if made.get("stage") == "14_distill" else {},
-        parts["manifests"].get("teacher-score/train.jsonl", {}).get("params", {}).get("teacher", ""),
+        *who_taught(home, made, parts["manifests"]),
         trained_on(mined.get("params", {})),
         comparison,
         limits(comparison, asked, parts, texts),
@@ -226,7 +244,7 @@ def card_md(student: Student, repo: str = "", license: str = "", data_license: s
         f"- of its training data: {md_text(data_license or NOBODY)}",
     ]
     rights += [f"- of {base}, which it was made from: see there"]
-    if student.teacher and student.teacher_model != "train":
+    if student.teacher_model not in ("", "train"):
         rights += [f"- of {md_text(public_name(student.teacher_model))}, which taught it: see there"]
     parts = {
         "": f"# {md_text(title)}\n\nAn embedding model for search, made from {base}, for {name}.",

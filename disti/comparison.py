@@ -322,7 +322,7 @@ def comparison_md(comparison: Row) -> str:
         "\n".join(f"- {md_text(text, 3000)}" for text in comparison["verdict"]),
         models_md(comparison),
         f"Mean over {n_queries} queries of {name}, the same for all models; best in bold. "
-        "The teacher reranks mined candidates, all others search the whole corpus.",
+        "A teacher reranks mined candidates, all others search the whole corpus.",
         *([leaks_md(comparison)] if comparison["leaks"]["told"] else []),
         tests_md(comparison),
         f"Paired differences in {measure}: bootstrap interval, randomisation test, and its p "

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 # %% ../nbs/17_evaluate.ipynb #3247baad
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -82,7 +83,8 @@ def rerank(
         top = best.get(query_id, [])
         seen, lowest = {doc_id for doc_id, _ in top}, top[-1][1] if top else 0.0
         rest = [doc_id for doc_id, _ in below.get(query_id, []) if doc_id not in seen][: depth - len(top)]
-        run[query_id] = top + [(doc_id, lowest - n) for n, doc_id in enumerate(rest, 1)]
+        step = max(1.0, 2 * math.ulp(lowest))  # a huge score less 1 is the same score: all of the rest would tie
+        run[query_id] = top + [(doc_id, lowest - n * step) for n, doc_id in enumerate(rest, 1)]
     return {query_id: run[query_id] for query_id in sorted(run)}
 
 

@@ -38,11 +38,12 @@ from .compact import Space, index_bytes, parse_form
 from .data import Collection, Qrels, Run, load_collection, parent
 from .manifests import manifest_path, need, read_facts, read_manifest, wrong
 from .metrics import mean_measures
+from .pairs import self_matches
 from .readings import candidate_recall, ceiling, tie_range
 from .records import Row, read_rows, replacing, write_text
 from .refusal import nothing_relevant
 from .retention import retention
-from .searches import whole_passages
+from .searches import searched
 from .sources import clusters_of, sources
 from .stats import paired_tests, paired_values
 from .weights import ModelRecord, model_record, run_model
@@ -90,13 +91,14 @@ def results_beside(
     ending: str,  # "" or "-dev"
     name: str,  # the model that is evaluated
     used: list[Path],
-) -> dict[str, list[Row]]:  # "untrained", "teacher" → their measures, where they are finished
+    passages: int = 0,  # of the corpus that it searched; 0: any
+) -> dict[str, list[Row]]:  # "untrained", "teacher" → their measures, where they are finished and of such a corpus
     "The two that a student stands between."
-    place = home / "results"
     others = [other for other in ("untrained", "teacher") if name not in ("bm25", "untrained", "teacher")]
-    found = {
-        other: finished(place / other / collection / f"measures{ending}.jsonl", "measure", used) for other in others
-    }
+    places = {other: home / "results" / other / collection / f"measures{ending}.jsonl" for other in others}
+    sizes = {other: (read_manifest(path) or {}).get("counts", {}).get("passages") for other, path in places.items()}
+    alike = [other for other in others if passages in (0, sizes[other]) or sizes[other] is None]
+    found = {other: finished(places[other], "measure", used) for other in alike}
     return {other: rows for other, rows in found.items() if rows}
 
 
@@ -156,12 +158,13 @@ def dev_run(
     corpus: Mapping[str, str],  # of the evaluation
     depth: int,
     chunked: bool = False,
+    itself: Mapping[str, set[str]] = {},  # query → passages that are the question, from `self_matches`  # noqa: B006
 ) -> tuple[Run, Qrels]:
     "Rank whole passages for the dev questions, over the corpus and their answers; and their judgements."
     asked = {d for docs in dev.qrels.values() for d, grade in docs.items() if grade > 0} | corpus.keys()
     here = [i for i, d in enumerate(space.doc_ids) if d in asked]
     search = replace(space, passages=space.passages[here], doc_ids=[space.doc_ids[i] for i in here]).search
-    return (whole_passages(search, depth), folded(dev.qrels)) if chunked else (search(depth), dev.qrels)
+    return searched(search, depth, itself, chunked=chunked), folded(dev.qrels) if chunked else dev.qrels
 
 
 # %% ../nbs/09t_evaluation.ipynb #ca382488
@@ -273,11 +276,15 @@ def look_further(
 ) -> tuple[Row, Row, Any]:  # evaluation.json; the bi-encoder's results, {} for another; its figure or None
     "All that stands beside the measures of one model on one collection."
     name, collection = rows[0]["model"], texts.name.removesuffix(ending)
-    others, dev, asked = results_beside(home, collection, ending, name, used), None, None
+    others = results_beside(home, collection, ending, name, used, len(texts.corpus))
+    dev, asked = None, None
     if encoded and not ending and (held := own_dev(home, collection, used)):
         dev = dev_space(*encoded[:2], *held, encoded[2]), held
     if dev:
-        asked = dev_run(dev[0], dev[1][0], encoded[1], depth, chunked)  # type: ignore[index]
+        questions = dev[1][0]
+        right = folded(questions.qrels) if chunked else questions.qrels
+        itself = self_matches(questions.queries, replace(texts, qrels=right))
+        asked = dev_run(dev[0], questions, encoded[1], depth, chunked, itself)  # type: ignore[index]
     said = beside_means(run, rows, texts.qrels, depth=depth, dev=asked, others=others, candidates=candidates, seed=seed)
     if not encoded or ending:
         return said, {}, None

@@ -8,6 +8,7 @@ __all__ = [
     "Made",
     "measure_files",
     "collection_folder",
+    "alike",
     "comparison_data",
     "made_comparison",
     "made_cases",
@@ -29,6 +30,7 @@ from typing import Any
 from .casebook import cases_md, find_cases
 from .comparison import comparison_md, comparison_of
 from .data import Collection, load_collection, rows_run, texts
+from .decide import Measured, check_alike, measured_on
 from .distance import add_error, add_features, agreement, gap_rows, gap_summary
 from .findings import md_text
 from .leaks import leak_files, run_leaking
@@ -87,10 +89,17 @@ def collection_folder(params: Mapping[str, Any], name: str = "") -> Path:
 
 
 # %% ../nbs/09p_made.ipynb #abb5c3a4
+def alike(paths: Sequence[Path], collection: str) -> None:  # files of measures
+    "Refuse models that were measured on other passages, queries or depths than each other."
+    check_alike([Measured(path.parts[-3], {}, measured_on(path)) for path in paths], collection)
+
+
+# %% ../nbs/09p_made.ipynb #87e108c2
 def comparison_data(
     home: Path, params: Mapping[str, Any], name: str, paths: Sequence[Path]
 ) -> tuple[list[Row], Collection, dict[str, Any]]:  # measure rows, the texts, and what else a comparison takes
     "What one collection's comparison is made from."
+    alike(paths, name)
     folder = collection_folder(params, name)
     rows, text = [row for path in paths for row in read_rows(path, "measure")], load_collection(folder)
     shared = sources(text.qrels, read_rows(folder / "queries.jsonl", "queries"))
@@ -134,6 +143,7 @@ def made_cases(
     collection, models = params["collection"], (params["model_a"], params["model_b"])
     files = [f"{model}/{collection}/{what}.jsonl" for model in models for what in ("measures", "run")]
     inputs = [need(home / "results" / name, f"17_evaluate -p model_name {name.split('/')[0]}") for name in files]
+    alike(inputs[::2], collection)
     rows_a, found_a, rows_b, found_b = (read_rows(path) for path in inputs)
     folder = collection_folder(params)
     inputs += reading(*(folder / f"{kind}.jsonl" for kind in PARTS_OF_DATA))

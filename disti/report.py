@@ -50,6 +50,7 @@ from jinja2 import Environment, StrictUndefined
 
 from .data import Collection
 from .findings import SEVERITIES, html_text, read_findings
+from .names import score_folder
 from .plots import MAIN, OTHER, SOFT, drawing, figure_html, p_text, plot_deltas, plot_scores, signed
 from .records import Row, RowError, at, read_rows
 from .stats import paired_values
@@ -217,14 +218,15 @@ def about(
     collection: str = "",
 ) -> str:
     "What a model is, from what its manifest says."
-    if model in SAID:
+    if model in SAID or score_folder(model):
         members = " + ".join(f"{member['weight']:.2f} {member['name']}" for member in teacher.get("members", []))
-        return SAID[model] + (f": {members}" if model == "teacher" and members else "")
+        return SAID.get(model, SAID["teacher"]) + (f": {members}" if model == "teacher" and members else "")
     made = manifests.get(f"models/{model}", {"stage": "", "params": {}})
     params = made["params"]
-    taught = " ".join(
-        [TAUGHT.get(made["stage"], ""), *(public_name(str(params[key])) for key in FROM if params.get(key))]
-    )
+    learnt = TAUGHT.get(made["stage"], "")
+    if made["stage"] == "14_distill" and params.get("scores"):
+        learnt = f"trained on the scores of teacher-{params['scores']}"
+    taught = " ".join([learnt, *(public_name(str(params[key])) for key in FROM if params.get(key))])
     budget = [f"{params[key]:g} {key}" for key in ("epochs", "steps") if params.get(key)]
     layers = f"layers {params['layers']}" if params.get("layers") else ""
     parts = [taught, params.get("method", ""), layers, objective_of(made), *budget[:1]]
@@ -300,7 +302,9 @@ def rival_limit(comparison: Row) -> list[str]:
     rivals = [
         test["minimum_effect"]
         for test in comparison["tests"]
-        if test["a"] == comparison["main"] and test["b"] not in (comparison["baseline"], *SAID)
+        if test["a"] == comparison["main"]
+        and test["b"] not in (comparison["baseline"], *SAID)
+        and not score_folder(test["b"])
     ]
     seen = [value for value in rivals if value is not None]
     said = f"a true difference below {max(seen):.3f} {comparison['measures'][0]} would" if seen else ""

@@ -34,7 +34,7 @@ import pandas as pd
 
 from .asked import Candidates
 from .audit import audit
-from .calibrate import normalised
+from .calibrate import normalised, scale_after
 from .ensemble import Mixture, mean_of, quality_table
 from .findings import Finding, stop_on, tell
 from .gate import gate as asked_gate
@@ -228,7 +228,8 @@ def score_teacher(
     late = verdicts(scored["train"], "train: teacher", scale=teacher.unseen.scale, part_of=parts)
     stop_on(late := tell(under_gate(late, gate)))
     out, warning = normalised(scored, normalise, scored["dev"])
-    report = {"name": "teacher", "scale": teacher.unseen.scale, "digest": teacher.unseen.digest, **facts}
+    scale = scale_after(normalise, teacher.unseen.scale)  # of what is written
+    report = {"name": "teacher", "scale": scale, "digest": teacher.unseen.digest, **facts}
     report |= made_of(teacher, scorers, folds) | {"normalise": {"name": normalise, "warning": warning}}
     report["findings"] = [finding._asdict() for finding in said + late]
     lines = [audit(rows, f"dev: {name}") for name, rows in on_dev.items()]

@@ -13,6 +13,7 @@ import yaml
 
 from .formats import Notes
 from .manifests import read_facts
+from .names import score_folder
 from .records import Row, RowError, write_text
 from .streams import stream_rows
 
@@ -38,7 +39,7 @@ def method_of(model: str, made: Row, trained: Row) -> Row:  # manifests of the r
     "How a ranking came about."
     facts, params = made.get("facts", {}), trained.get("params", {})
     record = facts.get("model", {})
-    name = WAYS.get(model, "dense retrieval, exact")
+    name = WAYS.get("teacher" if score_folder(model) else model, "dense retrieval, exact")
     said: Row = {"name": name, "model": Path(record.get("name") or model).name, "digest": record.get("digest", "")}
     said |= {"tokens read": facts.get("length", 0), "query prompt": record.get("query_prompt", "")}
     said |= {"objective": trained.get("facts", {}).get("objective", ""), "stage": trained.get("stage", "")}
