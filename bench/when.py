@@ -44,8 +44,10 @@ Values = np.ndarray  # [trainings, queries]
 
 
 def trainings(home: Path, name: str, folder: str = "models") -> list[str]:
-    "A student's trainings that are there: full, full-1, full-2."
+    "A student's trainings that are there and of the run's recipe, not left from an earlier one: full, full-1, full-2."
     there = [path.name for path in (home / folder).iterdir() if re.fullmatch(rf"{name}(-\d+)?", path.name)]
+    if recipe := run_recipe(home):
+        there = [each for each in there if each in recipe["students"]]
     return sorted(there, key=lambda each: (len(each), each))
 
 
@@ -63,18 +65,21 @@ def measure_hybrids(home: Path, collection: str, data: Path) -> None:
     for name in trainings(home, "absorbed"):
         facts = manifest(home, name)
         tuned = home / "models" / str(facts.get("start", ""))
-        if name in told or not (tuned / "modules.json").exists():
+        if not facts or not (tuned / "modules.json").exists():
             continue
         record = model_record(str(tuned))
+        of = {"digest": record.digest, "weight": float(facts["weight"])}
+        if name in told and told[name].get("of") == of:  # else it was trained again
+            continue
         model = load_student(record)
         cut = choose_tokenizer(
             "words", value(recipe, "absorb", "language", name) if recipe else "english", model.tokenizer
         )
         index = bm25_index(texts.corpus, tokenize=cut)
         teacher = hybrid_of(model, texts, index, vectors_of(model, texts, home / "embeddings", teacher_digest(record)))
-        weight = float(facts["weight"])
+        weight = of["weight"]
         rows = measure(texts.qrels, teacher.run(list(texts.queries), weight=weight), ["nDCG@10"])
-        told[name] = {"weight": weight, "values": {row["query_id"]: float(row["value"]) for row in rows}}
+        told[name] = {"of": of, "weight": weight, "values": {row["query_id"]: float(row["value"]) for row in rows}}
         write_text(out, json.dumps(told))
         print(
             f"{home.name}: teacher of {name}: weight {weight}, nDCG@10 {np.mean([*told[name]['values'].values()]):.4f}",
@@ -103,13 +108,14 @@ class Measured:
         hybrids = home / "results" / "hybrid.json"
         if hybrids.exists():
             told = json.loads(hybrids.read_text())
-            self.values["hybrid"] = np.array([[each["values"][q] for q in self.ids] for each in told.values()])
+            told = [told[name]["values"] for name in trainings(home, "absorbed") if name in told]
+            self.values |= {"hybrid": np.array([[each[q] for q in self.ids] for each in told])} if told else {}
         self.clusters = clusters_of(self.ids, source_of(data / "eval" / self.collection))[0]
 
     def rival(self) -> str:
         "The better of full and lora, on dev."
         dev = {}
-        for name in {"full", "lora"} & self.values.keys():
+        for name in [each for each in ("full", "lora") if each in self.values]:
             told = [
                 manifest(self.home, each).get("dev nDCG@10 by learning rate") for each in trainings(self.home, name)
             ]

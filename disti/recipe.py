@@ -371,6 +371,12 @@ def seeded(recipe: Placed) -> Placed:
         raise ValueError(
             f"{recipe.place('trainings')}: {sample} draws a sample with the seed; with several trainings set it to 0"
         )
+    for name, values in recipe["students"].items():
+        if re.search(r"\bseed\s*=", str(job_values(recipe, values["stage"], name).get("fit", ""))):
+            raise ValueError(
+                f"{recipe.place('students', name, 'fit')}: fit of {name} names a seed, which all trainings would have; "
+                f"write it as {name}.seed"
+            )
     for k in range(1, n):
         for name, values in recipe["students"].items():
             other = made_from(recipe, name)
