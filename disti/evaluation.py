@@ -12,6 +12,7 @@ __all__ = [
     "own_dev",
     "dev_space",
     "folded",
+    "itself_in",
     "dev_run",
     "beside_means",
     "form_row",
@@ -152,6 +153,11 @@ def folded(qrels: Qrels) -> Qrels:
     return made
 
 
+def itself_in(texts: Collection, dev: Collection, chunked: bool = False) -> dict[str, set[str]]:
+    "Dev questions that stand in the corpus of the evaluation: query → passages that are the question."
+    return self_matches(dev.queries, replace(texts, qrels=folded(dev.qrels) if chunked else dev.qrels))
+
+
 def dev_run(
     space: Space,  # of `dev_space`
     dev: Collection,
@@ -280,11 +286,7 @@ def look_further(
     dev, asked = None, None
     if encoded and not ending and (held := own_dev(home, collection, used)):
         dev = dev_space(*encoded[:2], *held, encoded[2]), held
-    if dev:
-        questions = dev[1][0]
-        right = folded(questions.qrels) if chunked else questions.qrels
-        itself = self_matches(questions.queries, replace(texts, qrels=right))
-        asked = dev_run(dev[0], questions, encoded[1], depth, chunked, itself)  # type: ignore[index]
+        asked = dev_run(dev[0], held[0], encoded[1], depth, chunked, itself_in(texts, held[0], chunked))
     said = beside_means(run, rows, texts.qrels, depth=depth, dev=asked, others=others, candidates=candidates, seed=seed)
     if not encoded or ending:
         return said, {}, None

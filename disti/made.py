@@ -8,6 +8,7 @@ __all__ = [
     "Made",
     "measure_files",
     "collection_folder",
+    "of_this_model",
     "alike",
     "comparison_data",
     "made_comparison",
@@ -35,10 +36,11 @@ from .distance import add_error, add_features, agreement, gap_rows, gap_summary
 from .findings import md_text
 from .leaks import leak_files, run_leaking
 from .lost import lost_md, lost_rows, lost_slices, query_features
-from .manifests import need, reading
+from .manifests import file_hash, manifest_path, need, read_manifest, reading
 from .names import name_pairs
 from .records import Row, at, read_rows, to_line
 from .report import own_collection, read_parts, report_html, trial_of
+from .results import told
 from .retrieve import word_tokenizer
 from .sources import source_findings, sources
 from .stats import tally
@@ -88,9 +90,26 @@ def collection_folder(params: Mapping[str, Any], name: str = "") -> Path:
     return at(params["data_dir"]) / "eval" / (name or params["collection"])
 
 
+# %% ../nbs/09p_made.ipynb #d483bfba
+def of_this_model(path: Path) -> Path:  # measures or scores
+    "The path, when no model that it was made from was trained again since."
+    made = read_manifest(path) or {"stage": "", "inputs": {}}
+    for name, content in made["inputs"].items():
+        source = at(name)
+        trained = source.parent.name == "models" and manifest_path(source).exists()
+        if trained and content not in told(source, file_hash):
+            raise ValueError(
+                f"{path} is older than {source.name}, which was trained again. Make it again: "
+                f"disti run {made['stage']}, or disti pipeline for the whole run"
+            )
+    return path
+
+
 # %% ../nbs/09p_made.ipynb #abb5c3a4
 def alike(paths: Sequence[Path], collection: str) -> None:  # files of measures
-    "Refuse models that were measured on other passages, queries or depths than each other."
+    "Refuse models that were measured on other passages, queries or depths than each other, or before they changed."
+    for path in paths:
+        of_this_model(path)
     check_alike([Measured(path.parts[-3], {}, measured_on(path)) for path in paths], collection)
 
 
@@ -217,7 +236,8 @@ def score_files(home: Path, params: Mapping[str, Any]) -> dict[str, Path]:  # th
     names = [name for name in (params["student"], params["reference"]) if name]
     paths = {name: home / "student-score" / f"{name}-test.jsonl" for name in names}
     need(paths[params["student"]], f"13_score -p scorer {params['student']}")
-    return {name: need(path, f"13_score -p scorer {name}") for name, path in paths.items() if path.exists()}
+    there = {name: path for name, path in paths.items() if path.exists()}
+    return {name: of_this_model(need(path, f"13_score -p scorer {name}")) for name, path in there.items()}
 
 
 # %% ../nbs/09p_made.ipynb #8b5870fa
@@ -243,7 +263,8 @@ def made_gap(
     scores, folder = score_files(home, params), collection_folder(params)
     student, reference = params["student"], params["reference"] if params["reference"] in scores else ""
     files = [*reading(folder / "queries.jsonl"), need(home / "hard-negative" / "corpus.jsonl", "11_mine")]
-    teacher_file, judged = need(home / "teacher-score" / "test.jsonl", "13_score"), reading(folder / "relevance.jsonl")
+    teacher_file = of_this_model(need(home / "teacher-score" / "test.jsonl", "13_score"))
+    judged = reading(folder / "relevance.jsonl")
     text = {path.stem: texts(read_rows(path, path.stem)) for path in files}
     whole, teacher = load_collection(folder), read_rows(teacher_file, "scored")
     tokenize = word_tokenizer(params["language"])

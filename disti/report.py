@@ -221,11 +221,9 @@ def about(
     if model in SAID or score_folder(model):
         members = " + ".join(f"{member['weight']:.2f} {member['name']}" for member in teacher.get("members", []))
         return SAID.get(model, SAID["teacher"]) + (f": {members}" if model == "teacher" and members else "")
-    made = manifests.get(f"models/{model}", {"stage": "", "params": {}})
-    params = made["params"]
-    learnt = TAUGHT.get(made["stage"], "")
-    if made["stage"] == "14_distill" and params.get("scores"):
-        learnt = f"trained on the scores of teacher-{params['scores']}"
+    params = (made := manifests.get(f"models/{model}", {"stage": "", "params": {}}))["params"]
+    other = f"trained on the scores of teacher-{params.get('scores')}"  # of a further teacher
+    learnt = other if params.get("scores") else TAUGHT.get(made["stage"], "")
     taught = " ".join([learnt, *(public_name(str(params[key])) for key in FROM if params.get(key))])
     budget = [f"{params[key]:g} {key}" for key in ("epochs", "steps") if params.get(key)]
     layers = f"layers {params['layers']}" if params.get("layers") else ""
