@@ -21,7 +21,7 @@ from .gate import gain_of
 from .hybrid import Hybrid, HybridCollator, HybridLoss, drawn
 from .models import encode
 from .pairs import self_matches
-from .records import Row, choose
+from .records import Row, choose, text_id
 from .retrieve import BM25
 from .settings import Fit
 from .training import fit
@@ -117,6 +117,7 @@ def absorb(
     "Teach a model what the words add to it."
     rows = drawn(teacher, n, depth, settings.seed)
     told = {"weight": teacher.weight, "tau": tau, "depth": depth, "more": fingerprint or {}}
+    told["texts"] = text_id("\n".join(map(text_id, [*teacher.texts, *corpus])))  # rows have places only
     return fit(model, rows, "", settings, loss=HybridLoss(model, tau), collator=HybridCollator(model, teacher, corpus),
                checkpoints=checkpoints, history=history, fingerprint=told)  # fmt: skip
 

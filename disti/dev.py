@@ -32,6 +32,10 @@ def list_cosines(
     queries = halving(lambda size: encode(model, [row["query"] for row in rows], kind="query", batch_size=size))
     if dims:
         vectors, queries = truncate(vectors, dims), truncate(queries, dims)
+    if not (np.isfinite(vectors).all() and np.isfinite(queries).all()):  # they would be ranked as they stand
+        raise ValueError(
+            "the model's embeddings of dev lists are no finite numbers; train it again with a lower lr, or in fp32"
+        )
     return [vectors[[at[text] for text in row["passages"]]] @ query for row, query in zip(rows, queries, strict=True)]
 
 

@@ -337,7 +337,10 @@ def limits(
     return [
         f"Other texts: this is one collection ({name}, {n} queries). Another domain needs its own evaluation.",
         f"Luck in training: every model was trained once, with seed {', '.join(seeds) or 'unknown'}. The intervals are "
-        "about the choice of queries only; train with a second seed before you rely on a small difference.",
+        "about the choice of queries only; train with a second seed before you rely on a small difference."
+        if len(seeds) < 2
+        else f"Luck in training: every row is one training, with seeds {', '.join(seeds)}. The intervals are about the "
+        "choice of queries only; disti compare takes several trainings of a student together.",
         f"Unjudged answers: a query has {relevant:.1f} passages judged relevant on average. A model that finds another "
         "good answer is marked down for it.",
         "Speed and cost: the seconds here are those of one machine and one run.",
