@@ -302,9 +302,8 @@ def cross_encoder(
 ) -> Scorer:
     "A cross-encoder: query and passage are read together; raw logits."
     model = load_reranker(name, max_length, device, trust_remote_code)
-    place, length = str(model.device), model.max_seq_length or 512
+    place, length, prompt = str(model.device), model.max_seq_length or 512, own_prompt(model)
     chosen: Any = real_precision(precision, place, get_args(Precision))
-    prompt = own_prompt(model)
     digest = digest_of(
         "cross_encoder",
         weights=model_digest(name),
@@ -315,13 +314,11 @@ def cross_encoder(
         **({"backend": backend} if backend != "torch" else {}),
         **({"read": prompt} if prompt else {}),  # earlier, such a prompt was in the digest and not read
     )
-    room = length - token_counts(model.tokenizer, [prompt])[prompt]
     engine = reranker_engine(
         ready_to_score(model, chosen, backend), batch_tokens or (1_024 if place == "cpu" else 65_536), chosen
     )
-    return Scorer(
-        Path(resolve_model(name)).name, "logit", digest, engine, partial(long_pairs, model.tokenizer, room), engine
-    )
+    cut = partial(long_pairs, model.tokenizer, length - token_counts(model.tokenizer, [prompt])[prompt])
+    return Scorer(Path(resolve_model(name)).name, "logit", digest, engine, cut, engine)
 
 
 # %% ../nbs/06_scorers.ipynb #2370707a
