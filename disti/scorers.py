@@ -18,6 +18,7 @@ __all__ = [
     "filled",
     "PairEngine",
     "keep_score_in_fp32",
+    "own_prompt",
     "reranker_engine",
     "load_reranker",
     "ready_to_score",
@@ -202,6 +203,11 @@ def keep_score_in_fp32(model: CrossEncoder) -> None:
 
 
 # %% ../nbs/06_scorers.ipynb #93053f3f
+def own_prompt(model: CrossEncoder) -> str:  # "": none
+    "The prompt that a cross-encoder was saved with to be read before every pair, as its `predict` reads it."
+    return (model.prompts or {}).get(model.default_prompt_name or "") or ""
+
+
 def reranker_engine(
     model: CrossEncoder,  # with one output
     batch_tokens: int,
@@ -212,7 +218,7 @@ def reranker_engine(
     as_lists = {"text": {"padding": False}, "common": {"return_tensors": None}}
 
     def tokenise(pairs: list[Pair]) -> Tokens:
-        made = model.preprocess(pairs, processing_kwargs=as_lists)
+        made = model.preprocess(pairs, prompt=own_prompt(model) or None, processing_kwargs=as_lists)
         return {key: lists for key, lists in made.items() if isinstance(lists, list)}
 
     def forward(tokens: Tokens) -> Tensor:
@@ -277,7 +283,7 @@ def cross_encoder(
 ) -> Scorer:
     "A cross-encoder: query and passage are read together; raw logits."
     model = load_reranker(name, max_length, device, trust_remote_code)
-    place, length = str(model.device), model.max_seq_length or 512
+    place, length, prompt = str(model.device), model.max_seq_length or 512, own_prompt(model)
     chosen: Any = real_precision(precision, place, get_args(Precision))
     digest = digest_of(
         "cross_encoder",
@@ -287,13 +293,13 @@ def cross_encoder(
         prompts=model.prompts,
         prompt=model.default_prompt_name,
         **({"backend": backend} if backend != "torch" else {}),
+        **({"read": prompt} if prompt else {}),  # earlier, such a prompt was in the digest and not read
     )
     engine = reranker_engine(
         ready_to_score(model, chosen, backend), batch_tokens or (1_024 if place == "cpu" else 65_536), chosen
     )
-    return Scorer(
-        Path(resolve_model(name)).name, "logit", digest, engine, partial(long_pairs, model.tokenizer, length), engine
-    )
+    cut = partial(long_pairs, model.tokenizer, length - token_counts(model.tokenizer, [prompt])[prompt])
+    return Scorer(Path(resolve_model(name)).name, "logit", digest, engine, cut, engine)
 
 
 # %% ../nbs/06_scorers.ipynb #2370707a
