@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .models import real_precision
+from .precision import real_precision
 
 # %% ../nbs/05d_linear.ipynb #83ce760a
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

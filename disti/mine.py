@@ -117,8 +117,7 @@ def given_negatives(
         for q, ranking in found.items()
         for doc_id, _ in ranking
     }
-    chosen: Run = {}
-    again = set[tuple[str, str]]()
+    chosen, again = dict[str, list[tuple[str, float]]](), set[tuple[str, str]]()
     for q, ranking in kept.items():
         had = {copies[doc_id] for found in picks.values() for doc_id, _ in found.get(q, ()) if doc_id in copies}
         chosen[q], left = apart([pair for pair in ranking if (q, pair[0]) not in taken], copies, had)

@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "Loaded",
-    "Precision",
     "TOKENS_AT_ONCE",
     "literal_text",
     "readable_controls",
@@ -21,18 +20,17 @@ __all__ = [
     "freeze_word_embeddings",
     "without_time",
     "save_student",
-    "has_fast_bf16",
-    "cpu_flags",
-    "real_precision",
-    "autocast",
     "about_tokens",
     "encode",
     "ModelRecord",
+    "Precision",
+    "autocast",
     "described",
     "model_digest",
     "model_folder",
     "model_record",
     "read_model",
+    "real_precision",
     "resolve_model",
     "run_model",
     "write_model",
@@ -43,7 +41,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -57,6 +55,7 @@ from transformers import PreTrainedModel
 from .findings import plain, tell
 from .folders import check_memory
 from .memory import sparing, token_batches
+from .precision import Precision, autocast, real_precision  # noqa: F401  # used with models
 from .records import replacing
 from .saved import old_form, write_json
 from disti.weights import (  # noqa: F401  # a record's words are found here too
@@ -75,11 +74,14 @@ from disti.weights import (  # noqa: F401  # a record's words are found here too
 
 _all_ = [
     "ModelRecord",
+    "Precision",
+    "autocast",
     "described",
     "model_digest",
     "model_folder",
     "model_record",
     "read_model",
+    "real_precision",
     "resolve_model",
     "run_model",
     "write_model",
@@ -343,46 +345,6 @@ def save_student(
             saved["prompts"] |= {"query": record.query_prompt, "document": record.passage_prompt}
             write_json(made / "config_sentence_transformers.json", saved)
     return Path(folder)
-
-
-# %% ../nbs/05_models.ipynb #2c363dfa
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-def has_fast_bf16(device: str) -> bool:
-    "Does this device multiply bfloat16 matrices faster than float32 ones?"
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
-    return device == "cpu" and bool(
-        torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and "avx512_bf16" in cpu_flags()
-    )
-
-
-# %% ../nbs/05_models.ipynb #af9f292a
-def cpu_flags() -> str:
-    "The CPU's feature flags, where Linux tells them."
-    info = Path("/proc/cpuinfo")
-    return (
-        next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
-    )
-
-
-# %% ../nbs/05_models.ipynb #08a83b5e
-def real_precision(precision: str, device: str, known: Sequence[str] = get_args(Precision)) -> str:
-    "What is meant on this device: 'auto' is bf16 where it is fast."
-    if precision not in known:
-        raise ValueError(f"no precision {precision!r}; choose from {', '.join(known)}")
-    return precision if precision != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
-
-
-# %% ../nbs/05_models.ipynb #5bbc3386
-def autocast(device: str, precision: Precision) -> torch.autocast:
-    "The context in which a model computes in the wanted precision."
-    chosen = real_precision(precision, device)
-    dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
-    return torch.autocast(device.split(":")[0], dtype=dtype, enabled=chosen != "fp32")
 
 
 # %% ../nbs/05_models.ipynb #52799fae

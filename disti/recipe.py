@@ -8,37 +8,33 @@ __all__ = [
     "LATER",
     "PARTS",
     "STRUCTURE",
-    "TRAINS",
     "STUDENTS",
     "THE_MODEL",
     "GOES_ABOVE",
-    "MADE_FROM",
     "ELSEWHERE",
-    "recipes",
     "read_recipe",
     "goes_to",
     "shared_params",
     "part_of",
-    "stage_of",
     "apply_set",
     "check_entry",
     "check_student",
     "check_teacher",
     "check_stages",
     "resolve_recipe",
-    "main_student",
-    "decided",
     "job_values",
     "job",
     "value",
     "made_from",
     "seeded",
     "run_recipe",
-    "variant_of",
     "run_values",
-    "evaluation_files",
     "data_files",
     "general_files",
+    "evaluation_files",
+    "main_student",
+    "recipes",
+    "variant_of",
 ]
 
 # %% ../nbs/09b_recipe.ipynb #e82e83fd
@@ -54,7 +50,19 @@ from typing import Any
 from .names import name_fault, score_folder, twin
 from .places import Placed, check_shape, read_placed
 from .records import at, choose
-from .scales import check_place, chosen, models_measured, scaled
+from disti.scales import (
+    MADE_FROM,
+    TRAINS,
+    check_place,
+    check_trainings,
+    chosen,
+    decided,
+    evaluation_files,
+    main_student,
+    repeated,
+    scaled,
+    stage_of,
+)
 from disti.stage import (
     Parameter,
     cast,
@@ -63,17 +71,14 @@ from disti.stage import (
     fit_fields,
     fold_fit,
     known_params,
-    resource,
+    recipes,
     short,
     stage_params,
     stages,
+    variant_of,
 )
 
-
-# %% ../nbs/09b_recipe.ipynb #ea35708f
-def recipes() -> dict[str, Path]:
-    "The recipes that come with disti."
-    return {path.stem: path for path in sorted(resource("recipes").glob("*.yaml"))}
+_all_ = ["evaluation_files", "main_student", "recipes", "variant_of"]  # found here too
 
 
 # %% ../nbs/09b_recipe.ipynb #af2f02bd
@@ -112,7 +117,6 @@ FRAME = {  # what every run has
 LATER = {"only", "sets", "trainings"}  # the recipes of older runs have been resolved without them
 PARTS = ("stages", "students", "teachers", "scales")
 STRUCTURE = ("name", "fold", "scorer", "model_name", "models", "method")  # of one job, or of one student's entry
-TRAINS = ("distill", "lora", "align", "absorb", "forget")  # the stages that make students
 STUDENTS = ("steps", "epochs", "batch_size", "lr", "loss", "n_negatives", "layers", "fit")  # at the top: of those
 THE_MODEL = ("model", "query_prompt", "passage_prompt", "max_length", "trust_remote_code")  # at the top: mine's
 
@@ -149,12 +153,6 @@ def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("stude
         return "teachers", word
     names = [*students, *teachers, *map(short, stages()), *stages()]
     return "stages", short(find_stage(choose(word, names, "student or stage")).stem)
-
-
-# %% ../nbs/09b_recipe.ipynb #4b6d566c
-def stage_of(part: str, name: str, values: Mapping[str, Any]) -> str:
-    "The stage that an entry of `students` or `stages` speaks of."
-    return str(values.get("stage", "distill")) if part == "students" else "score" if part == "teachers" else name
 
 
 # %% ../nbs/09b_recipe.ipynb #06c42144
@@ -292,27 +290,6 @@ def resolve_recipe(
     return seeded(recipe) if recipe["trainings"] > 1 else recipe
 
 
-# %% ../nbs/09b_recipe.ipynb #c68e0583
-def main_student(recipe: Mapping[str, Any]) -> str:
-    "The student that cases, gap and report look at: the recipe's `main`, else its first."
-    students = list(recipe["students"])
-    if not students:
-        raise ValueError("a recipe needs a student; add one: students: {distilled: {stage: distill}}")
-    return choose(recipe.get("main") or students[0], students, "student")
-
-
-# %% ../nbs/09b_recipe.ipynb #bd9edbf5
-def decided(recipe: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    "What the path itself decides for a stage: whose scores, which student."
-    main, word = main_student(recipe), short(find_stage(stage).stem)
-    models = " ".join(models_measured(recipe))
-    return {
-        "cases": {"model_b": main},
-        "gap": {"student": main, "reference": "untrained"},
-        "compare": {"models": models, "main": main},
-    }.get(word, {})
-
-
 # %% ../nbs/09b_recipe.ipynb #f44a2d30
 def job_values(
     recipe: Mapping[str, Any],  # resolved
@@ -329,7 +306,7 @@ def job_values(
     shared = {key: value for key, value in recipe.items() if key in known and goes_to(key, stage)}
     named = {"name": student} if student else {}
     values = shared | {key: value for key, value in own.items() if key != "stage" or key in known}
-    return fold_fit(values | decided(recipe, stage) | named | fixed, stage_params(stage))
+    return fold_fit(values | decided(recipe, word) | named | fixed, stage_params(stage))
 
 
 # %% ../nbs/09b_recipe.ipynb #faa6ad5f
@@ -346,13 +323,6 @@ def value(recipe: Mapping[str, Any], stage: str, name: str, student: str = "") -
 
 
 # %% ../nbs/09b_recipe.ipynb #e6284fdf
-MADE_FROM = {
-    "forget": "of",
-    "align": "embedding_teacher",
-    "absorb": "start",
-}  # stage → the parameter that names another student
-
-
 def made_from(recipe: Mapping[str, Any], student: str) -> str:  # "" for a student that needs no other
     "The student that another one is made from: forget keeps a part, align learns its space, absorb goes on."
     stage, students = recipe["students"][student]["stage"], list(recipe["students"])
@@ -365,29 +335,16 @@ def made_from(recipe: Mapping[str, Any], student: str) -> str:  # "" for a stude
 
 # %% ../nbs/09b_recipe.ipynb #2305c53f
 def seeded(recipe: Placed) -> Placed:
-    "A recipe whose students are there once for every seed."
-    n, students = recipe["trainings"], dict(recipe["students"])
-    if sample := next((key for key in ("max_docs", "max_eval_queries") if recipe.get(key)), ""):
-        raise ValueError(
-            f"{recipe.place('trainings')}: {sample} draws a sample with the seed; with several trainings set it to 0"
-        )
-    for name, values in recipe["students"].items():
-        if re.search(r"\bseed\s*=", str(job_values(recipe, values["stage"], name).get("fit", ""))):
-            raise ValueError(
-                f"{recipe.place('students', name, 'fit')}: fit of {name} names a seed, which all trainings would have; "
-                f"write it as {name}.seed"
-            )
-    for k in range(1, n):
-        for name, values in recipe["students"].items():
-            other = made_from(recipe, name)
-            students[f"{name}-{k}"] = values | {"seed": value(recipe, values["stage"], "seed", name) + k}
-            students[f"{name}-{k}"] |= {MADE_FROM[values["stage"]]: f"{other}-{k}"} if other else {}
-    if len(students) < n * len(recipe["students"]):
-        raise ValueError(
-            f"{recipe.place('trainings')}: a student has the name of another's further training; rename one"
-        )
-    recipe["students"], recipe["trainings"] = students, 1  # resolving it again changes nothing
-    recipe["only"] = " ".join(students) if recipe.get("only") else ""
+    "A recipe whose students are there once for every training."
+    parts = {name: (entry["stage"], made_from(recipe, name)) for name, entry in recipe["students"].items()}
+    fits = {name: str(job_values(recipe, stage, name).get("fit", "")) for name, (stage, _) in parts.items()}
+    check_trainings(recipe, fits)
+    seeds = {name: value(recipe, stage, "seed", name) for name, (stage, _) in parts.items()}
+    recipe["students"] = repeated(
+        recipe["students"], recipe["trainings"], seeds, {name: of for name, (_, of) in parts.items()}
+    )
+    recipe["trainings"] = 1  # resolving it again changes nothing
+    recipe["only"] = " ".join(recipe["students"]) if recipe.get("only") else ""
     return recipe
 
 
@@ -399,14 +356,6 @@ def run_recipe(home: Path) -> Placed | None:  # home: artifacts/RUN
     "The recipe that a run belongs to, as it was resolved; None where no pipeline has run."
     path = home / "recipe.yaml"
     return resolve_recipe(read_recipe(path)) if path.is_file() else None
-
-
-# %% ../nbs/09b_recipe.ipynb #890b039b
-def variant_of(stage: str, values: Mapping[str, Any]) -> str:
-    "What tells the executed notebooks of one stage apart, as the Snakefile names them."
-    key = {"teach": "fold", "score": "scorer", "evaluate": "model_name", "quantize": "model_name"}.get(short(stage))
-    key = "name" if short(stage) in TRAINS else key
-    return str(values.get(key, stage_params(stage)[key].default)) if key else ""
 
 
 # %% ../nbs/09b_recipe.ipynb #5016098b
@@ -440,19 +389,11 @@ def run_values(
     return values, variant_of(find_stage(stage).stem, values), said
 
 
-# %% ../nbs/09b_recipe.ipynb #9bb40092
-def evaluation_files(recipe: Mapping[str, Any], collection: str) -> list[Path]:
-    "Corpus, queries and judgements of a collection, from the project's root."
-    folder = Path(recipe["data_dir"]).expanduser() / "eval" / collection
-    return [folder / f"{kind}.jsonl" for kind in ("corpus", "queries", "relevance")]
-
-
 # %% ../nbs/09b_recipe.ipynb #a07cbf3d
 def data_files(recipe: Mapping[str, Any]) -> list[Path]:
     "The files of a collection, from the project's root; no training pairs where synthesize writes them."
     data, name = Path(recipe["data_dir"]).expanduser(), recipe["collection"]
-    finetune = value(recipe, "mine", "finetune") or name
-    given = value(recipe, "mine", "pairs_from") == "finetune"
+    finetune, given = value(recipe, "mine", "finetune") or name, value(recipe, "mine", "pairs_from") == "finetune"
     return [*evaluation_files(recipe, name), *[data / "finetune" / f"{finetune}.jsonl"] * given]
 
 

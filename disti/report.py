@@ -333,16 +333,13 @@ def limits(
     "What this comparison does not show."
     n, name = comparison["rows"][0]["n_queries"], comparison["collection"]
     seeds = sorted({str(made["seed"]) for made in parts["manifests"].values() if made.get("seed") is not None})
+    remedy = "train with a second seed" if len(seeds) < 2 else "let disti compare take several trainings together"
     relevant = np.mean([sum(grade > 0 for grade in texts.qrels[query].values()) for query in queries])
     return [
         f"Other texts: this is one collection ({name}, {n} queries). Another domain needs its own evaluation.",
-        f"Luck in training: every model was trained once, with seed {', '.join(seeds) or 'unknown'}. The intervals are "
-        "about the choice of queries only; train with a second seed before you rely on a small difference."
-        if len(seeds) < 2
-        else f"Luck in training: every row is one training, with seeds {', '.join(seeds)}. The intervals are about the "
-        "choice of queries only; disti compare takes several trainings of a student together.",
-        f"Unjudged answers: a query has {relevant:.1f} passages judged relevant on average. A model that finds another "
-        "good answer is marked down for it.",
+        f"Luck in training: every row is one training, with seed {' or '.join(seeds) or 'unknown'}. The intervals are "
+        f"about the choice of queries only; {remedy} before you rely on a small difference.",
+        f"Unjudged answers: a query has {relevant:.1f} passages judged relevant on average; another good one counts 0.",
         "Speed and cost: the seconds here are those of one machine and one run.",
         *rival_limit(comparison),
         *reach_limit(parts["test"]),

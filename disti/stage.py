@@ -36,6 +36,8 @@ __all__ = [
     "check_params",
     "stage_code",
     "stages_command",
+    "recipes",
+    "variant_of",
 ]
 
 # %% ../nbs/09a_stage.ipynb #990d225a
@@ -58,6 +60,7 @@ import disti
 from .names import name_fault, text_fault
 from .reach import PACKAGE, code_hash, plain_code, reach
 from .records import choose
+from .scales import TRAINS
 from .settings import Fit
 from .weights import check_address
 
@@ -386,3 +389,17 @@ def stages_command(words: list[str] | None = None) -> None:
         lines = "".join(cells[0]["source"]).splitlines()
         said = next((line[2:].strip() for line in lines if line.startswith("> ")), "")
         print(f"{name:14}{said}")
+
+
+# %% ../nbs/09a_stage.ipynb #ea35708f
+def recipes() -> dict[str, Path]:
+    "The recipes that come with disti."
+    return {path.stem: path for path in sorted(resource("recipes").glob("*.yaml"))}
+
+
+# %% ../nbs/09a_stage.ipynb #890b039b
+def variant_of(stage: str, values: Mapping[str, Any]) -> str:
+    "What tells the executed notebooks of one stage apart, as the Snakefile names them."
+    key = {"teach": "fold", "score": "scorer", "evaluate": "model_name", "quantize": "model_name"}.get(short(stage))
+    key = "name" if short(stage) in TRAINS else key
+    return str(values.get(key, stage_params(stage)[key].default)) if key else ""

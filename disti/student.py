@@ -6,6 +6,7 @@
 __all__ = [
     "METHODS",
     "adapt",
+    "without",
     "write_lora_config",
     "merge_saved",
     "train_student",
@@ -13,6 +14,8 @@ __all__ = [
     "told",
     "started",
     "best_of_rates",
+    "leader",
+    "told_dev",
     "move",
     "put",
     "keep_one",
@@ -56,6 +59,14 @@ def adapt(
     choose(method, METHODS, "method")
     if method == "lora":
         add_lora(model, r=lora[0], alpha=lora[1], dropout=lora[2], seed=seed)
+
+
+# %% ../nbs/08f_student.ipynb #4178b3f5
+def without(folder: str | Path | None) -> Row:  # {}
+    "Take away what an earlier student of this name left."
+    if folder is not None:
+        rmtree(folder, ignore_errors=True)
+    return {}
 
 
 # %% ../nbs/08f_student.ipynb #fcaba696
@@ -114,10 +125,7 @@ def train_student(
                 fingerprint=of_what(record, layers, method, lora, head, settings.eval_steps and dev or ()))  # fmt: skip
     facts = {"objective": str(goal), "trainable": sum(p.numel() for p in student.parameters() if p.requires_grad),
              "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"], "steps": steps[-1]["step"]}  # fmt: skip
-    if method == "lora":
-        facts |= merge_saved(student, sample, start, adapter)
-    elif adapter is not None:  # of an earlier student of this name
-        rmtree(adapter, ignore_errors=True)
+    facts |= merge_saved(student, sample, start, adapter) if method == "lora" else without(adapter)
     return student, facts | best_dev(steps) | dims_ndcg(student, dev, settings.dims)
 
 
@@ -152,38 +160,43 @@ def best_of_rates(
     train: Callable[..., tuple[SentenceTransformer, Row]],  # `train_student`, all but what follows given
     *,
     settings: Fit,
-    checkpoints: str | Path,
-    history: str | Path,
+    checkpoints: Path,
+    history: Path,
     dev: Sequence[Row],  # of `list_rows`
-    adapter: str | Path | None = None,
+    adapter: Path | None = None,
 ) -> tuple[SentenceTransformer, Row]:  # the student; its facts, with what every rate reached on dev
-    "Train at each learning rate, and keep what ranks dev lists best."
-    where: Row = {"history": history, "dev": dev}
+    "Train at each learning rate, and keep what ranks dev lists best, the first of equal ones."
     if not rates:
-        return train(settings=settings, checkpoints=checkpoints, adapter=adapter, **where)
+        return train(settings=settings, checkpoints=checkpoints, history=history, dev=dev, adapter=adapter)
     check_dev(dev, replace(settings, eval_steps=1))
-    reached: dict[float, float] = {}
     best: tuple[Any, Row] = (None, {})
+    reached, aside = dict[float, float](), checkpoints / "best"
+    own = {rate: adapter and Path(f"{adapter}-{rate:g}") for rate in rates}
     for rate in rates:
-        own = None if adapter is None else Path(f"{adapter}-{rate:g}")
-        student, facts = train(
-            settings=replace(settings, lr=rate), checkpoints=Path(checkpoints) / f"{rate:g}", adapter=own, **where
-        )
-        reached[rate] = dev_ndcg(student, dev)
-        print(f"learning rate {rate:g}: {reached[rate]:.4f} nDCG@10 on {len(dev)} dev lists")
-        leads = rate == max(reached, key=reached.__getitem__)  # the first of equal ones
-        move(history, Path(checkpoints) / "best" if leads else None)
+        place: Row = dict(checkpoints=checkpoints / f"{rate:g}", history=history, adapter=own[rate])
+        student, facts = train(settings=replace(settings, lr=rate), dev=dev, **place)
+        reached[rate] = told_dev(student, dev, rate)
+        leads = rate == leader(reached)
+        move(history, aside if leads else None)
         best = (student, facts) if leads else best
         del student
-    student, facts = best
-    move(Path(checkpoints) / "best" / Path(history).name, Path(history).parent)
-    rmtree(Path(checkpoints) / "best", ignore_errors=True)
-    clear(Path(checkpoints))
-    lr = max(reached, key=reached.__getitem__)
-    if adapter is not None:
-        keep_one({rate: Path(f"{adapter}-{rate:g}") for rate in rates}, lr, Path(adapter))
+    move(aside / history.name, history.parent)
+    keep_one(own, leader(reached), adapter, aside)
+    clear(checkpoints)
     told = {f"{rate:g}": round(value, 4) for rate, value in reached.items()}
-    return student, facts | {"lr": lr, "dev nDCG@10 by learning rate": told}
+    return best[0], best[1] | {"lr": leader(reached), "dev nDCG@10 by learning rate": told}
+
+
+def leader(reached: Mapping[float, float]) -> float:  # rate → what it reached
+    "The best rate, the first of equal ones."
+    return max(reached, key=reached.__getitem__)
+
+
+def told_dev(student: SentenceTransformer, dev: Sequence[Row], rate: float) -> float:
+    "What a student reached on dev, said."
+    value = dev_ndcg(student, dev)
+    print(f"learning rate {rate:g}: {value:.4f} nDCG@10 on {len(dev)} dev lists")
+    return value
 
 
 def move(history: str | Path, to: Path | None) -> None:  # None: away
@@ -203,10 +216,10 @@ def put(file: Path, to: Path | None) -> None:  # None: away
         file.replace(to)
 
 
-def keep_one(made: Mapping[float, Path], best: float, place: Path) -> None:
-    "One folder takes its place, the others go."
-    rmtree(place, ignore_errors=True)
+def keep_one(made: Mapping[float, Path | None], best: float, place: Path | None, aside: Path) -> None:
+    "One folder takes its place, the others go; where there is none, nothing."
+    without(place), without(aside)
     for rate, folder in made.items():
-        if rate == best and folder.exists():
+        if place and folder and rate == best and folder.exists():
             folder.replace(place)
-        rmtree(folder, ignore_errors=True)
+        without(folder)
