@@ -40,7 +40,6 @@ ROWS = {
     "small-labels": "three layers, labels",
     "small": "three layers, taught",
 }
-Values = np.ndarray  # [trainings, queries]
 
 
 def trainings(home: Path, name: str, folder: str = "models") -> list[str]:
@@ -61,6 +60,8 @@ def measure_hybrids(home: Path, collection: str, data: Path) -> None:
     out = home / "results" / "hybrid.json"
     told = json.loads(out.read_text()) if out.exists() else {}
     recipe = run_recipe(home)
+    if recipe is None:
+        raise SystemExit(f"{home} has no recipe.yaml, so it is no run of a pipeline: disti pipeline when --set ...")
     texts = load_collection(data / "eval" / collection)
     for name in trainings(home, "absorbed"):
         facts = manifest(home, name)
@@ -72,9 +73,8 @@ def measure_hybrids(home: Path, collection: str, data: Path) -> None:
         if name in told and told[name].get("of") == of:  # else it was trained again
             continue
         model = load_student(record)
-        cut = choose_tokenizer(
-            "words", value(recipe, "absorb", "language", name) if recipe else "english", model.tokenizer
-        )
+        words, language = (value(recipe, "absorb", key, name) for key in ("bm25_tokenizer", "language"))
+        cut = choose_tokenizer(words, language, model.tokenizer)
         index = bm25_index(texts.corpus, tokenize=cut)
         teacher = hybrid_of(model, texts, index, vectors_of(model, texts, home / "embeddings", teacher_digest(record)))
         weight = of["weight"]
