@@ -21,7 +21,7 @@ TRAINED = recipe["teacher"] == "train"  # else the teacher is a cross-encoder's 
 FOLDS = range(value(recipe, "teach", "n_folds")) if TRAINED else []
 STUDENTS = recipe["students"]
 MAIN = main_student(recipe)  # the one that cases, gap and report look at
-TEACHERS = teachers_of(recipe)  # the first is the one that the gap is about
+TEACHERS = teachers_of(recipe)  # the first is the one that students without `scores` learn from
 MODELS = models_measured(recipe)
 SETS = sets_of(recipe)  # further collections, on which every model but the teachers is measured
 DEMO = recipe["collection"] == "demo"
@@ -167,14 +167,26 @@ for name in TEACHERS:
         shell: STAGE
 
 
+def setting(student, key):  # wherever the recipe says it: of the student, of its stage, at the top; "" where its stage has none
+    stage = STUDENTS[student]["stage"]
+    return value(recipe, stage, key, student) if key in stage_params(stage) else ""
+
+
+def taught_by(student):  # the teacher that a student, or the one that it was made from, learns from; else the first
+    if scores := setting(student, "scores"):
+        return f"teacher-{scores}"
+    source = made_from(recipe, student)
+    return taught_by(source) if source else "teacher"
+
+
 for name, entry in STUDENTS.items():
 
     rule:
         name: f"student_{name}"
         input:
             MINED,
-            {"distill": scores_of(f"teacher-{entry['scores']}" if entry.get("scores") else "teacher"), "align": DATA}.get(entry["stage"], []),
-            WRITTEN if entry.get("asked_by") else [],
+            {"distill": scores_of(taught_by(name)), "align": DATA}.get(entry["stage"], []),
+            WRITTEN if setting(name, "asked_by") else [],
             list(map(str, general_files(recipe, name))),
             [f"{RUN}/models/{other}.meta.json" for other in [made_from(recipe, name)] if other],
             rules.write.output if asks_written(recipe, name) else [],
@@ -253,7 +265,7 @@ rule cases:
 
 
 rule gap:
-    input: rules.score.output, expand(RUN + "/student-score/{student}-test.jsonl.meta.json", student=[MAIN, "untrained"])
+    input: scores_of(taught_by(MAIN)), expand(RUN + "/student-score/{student}-test.jsonl.meta.json", student=[MAIN, "untrained"])
     output: f"{RUN}/gap/gap.jsonl.meta.json"
     params: variant="", **told("gap")
     resources: gpu=0

@@ -34,6 +34,7 @@ __all__ = [
     "ndcg10",
     "finite_rows",
     "log_softmax",
+    "same_best",
     "fidelity",
     "calibrate",
     "calibrated_mae",
@@ -329,6 +330,13 @@ def log_softmax(scores: np.ndarray, tau: float) -> np.ndarray:
     return scaled - np.log(np.exp(scaled).sum())
 
 
+# %% ../nbs/02_metrics.ipynb #aedf52a0
+def same_best(teacher: Sequence[float], student: Sequence[float]) -> float:  # scores of one list in one order; 0 to 1
+    "Whether both put the same passage first; where several are best, the chance that a draw among them on each side does."
+    best = [np.flatnonzero(np.asarray(scores, float) == max(scores)) for scores in (teacher, student)]
+    return len(np.intersect1d(*best)) / (len(best[0]) * len(best[1]))
+
+
 # %% ../nbs/02_metrics.ipynb #324f4f0b
 def fidelity(
     teacher: Sequence[Sequence[float]],  # scores of each query's list
@@ -352,7 +360,7 @@ def fidelity(
     }
     logs = [(log_softmax(t, tau_teacher), log_softmax(s, tau_student)) for t, s in pairs]
     found["KL"] = float(np.mean([np.sum(np.exp(p) * (p - q)) for p, q in logs]))
-    found["top1"] = float(np.mean([t.argmax() == s.argmax() for t, s in pairs]))
+    found["top1"] = float(np.mean([same_best(t, s) for t, s in pairs]))
     return found | {"n_queries": len(pairs), "n_constant": len(pairs) - len(varied)}
 
 

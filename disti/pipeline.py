@@ -56,7 +56,6 @@ from .records import Known, project_root, text_id, write_text
 from .results import damaged, kept_manifest, mend, own_data, show_damage, siblings, strayed, take_away
 from .run import environment, keep_findings, locked, stage_env
 from .stage import resource
-from .sweep import swept
 from .terminal import Terminal
 from .warm import WarmKernels
 
@@ -367,8 +366,7 @@ def main(words: list[str] | None = None) -> None:
         say("\n".join(f"{name:20}{path}" for name, path in recipes().items()))
         return
     sets = read_sets(asked.set) | ({"data_dir": asked.data_dir} if asked.data_dir else {})
-    recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets)
-    recipe = resolve_recipe(swept(recipe, asked.sweep)) if asked.sweep else recipe
+    recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets, sweep=asked.sweep)
     main_student(recipe)
     home = project_root() / recipe["artifacts"] / recipe["run"]
     check_owner(home, recipe)

@@ -53,7 +53,6 @@ from .records import at, choose
 from .results import results_of
 from .settings import read_rates
 from .stage import find_stage, stage_params
-from .sweep import swept
 
 # %% ../nbs/09w_plan.ipynb #8b36d0e7
 DEMO = {"passages": 5000, "test": 591, "pairs": 3072}
@@ -339,8 +338,7 @@ def main(words: list[str] | None = None) -> None:
     asked = parser().parse_args(words)
     device = choose(asked.device, list(DEVICES), "device") if asked.device else ""
     sets = read_sets(asked.set) | ({"data_dir": asked.data_dir} if asked.data_dir else {})
-    recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets)
-    recipe = resolve_recipe(swept(recipe, asked.sweep)) if asked.sweep else recipe
+    recipe = resolve_recipe(read_recipe(asked.recipe), sets=sets, sweep=asked.sweep)
     home = at(recipe["artifacts"]) / recipe["run"]
     others = [path.parent for path in sorted(home.parent.glob("*/recipe.yaml")) if path.parent != home]
     speeds, prices = speeds_of(others or [home]), read_prices(asked.prices)

@@ -41,7 +41,7 @@ __all__ = [
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -77,6 +77,7 @@ from disti.stage import (
     stages,
     variant_of,
 )
+from .sweep import swept
 
 _all_ = ["evaluation_files", "main_student", "recipes", "variant_of"]  # found here too
 
@@ -146,12 +147,10 @@ def shared_params() -> dict[str, Parameter]:  # name → the parameter in the fi
 # %% ../nbs/09b_recipe.ipynb #39e06ab7
 def part_of(recipe: Mapping[str, Any], word: str) -> tuple[str, str]:  # ("students", "kl") or ("stages", "teach")
     "Whose parameters the part before a dot means: a student's or a stage's."
-    students = recipe.get("students", {})
-    if word in students:
-        return "students", word
-    if word in (teachers := recipe.get("teachers", {})):
-        return "teachers", word
-    names = [*students, *teachers, *map(short, stages()), *stages()]
+    parts = {part: recipe.get(part, {}) for part in ("students", "teachers")}
+    if owner := next((part for part, names in parts.items() if word in names), ""):
+        return owner, word
+    names = [*parts["students"], *parts["teachers"], *map(short, stages()), *stages()]
     return "stages", short(find_stage(choose(word, names, "student or stage")).stem)
 
 
@@ -264,6 +263,7 @@ def resolve_recipe(
     config: Mapping[str, Any],  # a recipe as read from its file
     scale: str = "",  # one of its scales; "" takes its own key `scale`
     sets: Mapping[str, Any] | None = None,  # set by hand: "steps" for all, "teach.steps" or "kl.steps" for one
+    sweep: Sequence[str] = (),  # STUDENT.PARAMETER=VALUE,VALUE: a student for each value, in each of the trainings
 ) -> Placed:  # every key checked, no scales left; resolving it again changes nothing
     "One flat configuration of a recipe, a scale and the values set by hand."
     sets, recipe = dict(sets or {}), deepcopy(config if isinstance(config, Placed) else Placed(config))
@@ -276,8 +276,7 @@ def resolve_recipe(
     if "collection" in sets and "run" not in sets:  # another collection never writes into the demo's folder
         recipe["run"] = recipe["collection"] + (f"-{recipe['scale']}" if recipe["scale"] else "")
     known = shared_params()
-    for key, parameter in FRAME.items():
-        recipe.setdefault(key, parameter.default)
+    recipe |= {key: parameter.default for key, parameter in FRAME.items() if key not in recipe}
     for key in recipe.keys() - {"stages", "students", "teachers", "digests"}:
         try:
             recipe[key] = cast(key, recipe[key], known[choose(key, list(known), "recipe key")], "the recipe")
@@ -287,6 +286,8 @@ def resolve_recipe(
     recipe["students"] = {name: check_student(recipe, name, v) for name, v in recipe.get("students", {}).items()}
     if "teachers" in recipe:
         recipe["teachers"] = {name: check_teacher(recipe, name, v) for name, v in recipe["teachers"].items()}
+    if sweep:
+        return resolve_recipe(swept(recipe, sweep))
     return seeded(recipe) if recipe["trainings"] > 1 else recipe
 
 
@@ -336,13 +337,12 @@ def made_from(recipe: Mapping[str, Any], student: str) -> str:  # "" for a stude
 # %% ../nbs/09b_recipe.ipynb #2305c53f
 def seeded(recipe: Placed) -> Placed:
     "A recipe whose students are there once for every training."
-    parts = {name: (entry["stage"], made_from(recipe, name)) for name, entry in recipe["students"].items()}
-    fits = {name: str(job_values(recipe, stage, name).get("fit", "")) for name, (stage, _) in parts.items()}
+    students = recipe["students"]
+    fits = {name: str(job_values(recipe, entry["stage"], name).get("fit", "")) for name, entry in students.items()}
     check_trainings(recipe, fits)
-    seeds = {name: value(recipe, stage, "seed", name) for name, (stage, _) in parts.items()}
-    recipe["students"] = repeated(
-        recipe["students"], recipe["trainings"], seeds, {name: of for name, (_, of) in parts.items()}
-    )
+    seeds = {name: value(recipe, entry["stage"], "seed", name) for name, entry in students.items()}
+    sources = {name: made_from(recipe, name) for name in students}
+    recipe["students"] = repeated(students, recipe["trainings"], seeds, sources)
     recipe["trainings"] = 1  # resolving it again changes nothing
     recipe["only"] = " ".join(recipe["students"]) if recipe.get("only") else ""
     return recipe

@@ -109,7 +109,8 @@ def repeated(
 def check_trainings(recipe: Placed, fits: Mapping[str, str]) -> None:  # fits: student → further settings
     "Refuse several trainings that would not be several."
     where, names = recipe.place("trainings"), list(fits)
-    if sample := next((key for key in ("max_docs", "max_eval_queries") if recipe.get(key)), ""):
+    told = [recipe, *recipe.get("stages", {}).values()]
+    if sample := next((key for key in ("max_docs", "max_eval_queries") for part in told if part.get(key)), ""):
         raise ValueError(f"{where}: {sample} draws a sample with the seed; with several trainings set it to 0")
     for name in (name for name, fit in fits.items() if re.search(r"\bseed\s*=", fit)):
         says = f"fit of {name} names a seed, which all trainings would have; write it as {name}.seed"

@@ -12,7 +12,6 @@ from test_architecture import NBS, cells
 from disti.recipe import read_recipe, resolve_recipe
 from disti.run import COMMANDS
 from disti.stage import check_params
-from disti.sweep import swept
 
 pytestmark = pytest.mark.quick
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *NBS]
@@ -48,8 +47,8 @@ def check_recipe(words: list[str]) -> None:
         return
     at = words.index("--sweep") if "--sweep" in words else len(words)
     pairs = [word.split("=", 1) for word in words[1:at] if re.match(r"[\w.]+=", word)]
-    recipe = resolve_recipe(read_recipe(words[0]), sets={k: yaml.safe_load(v) for k, v in pairs if not OPEN.search(v)})
-    resolve_recipe(swept(recipe, words[at + 1 :]))
+    sets = {key: yaml.safe_load(value) for key, value in pairs if not OPEN.search(value)}
+    resolve_recipe(read_recipe(words[0]), sets=sets, sweep=words[at + 1 :])
 
 
 def check_command(line: str) -> None:

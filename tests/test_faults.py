@@ -102,6 +102,23 @@ def test_a_student_made_from_another_waits_for_it(tmp_path: Path) -> None:
     assert done.returncode and "student half needs a general collection, and there is no" in done.stdout
 
 
+def test_a_student_waits_for_its_own_teacher(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    recipe = tmp_path / "r.yaml"
+    lines = (f"artifacts: {tmp_path}", f"teachers: {{other: {{teacher: {folder}}}}}", "main: small",
+             "stages: {distill: {scores: other}}", "students:",  # whichever part of the recipe says it
+             "  kl: {stage: distill}", "  small: {stage: align, embedding_teacher: kl}")  # fmt: skip
+    recipe.write_text("\n".join(lines))
+    graph = call(BIN / "snakemake", "--rulegraph", "dot", "--configfile", recipe).stdout
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
+    edges = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}
+    assert {("score_other", "student_kl"), ("score_other", "gap")} <= edges, graph
+    assert not {("score", "student_kl"), ("score", "gap")} & edges, "the gap is that to the student's own teacher"
+
+
 def test_touched_but_equal_does_not_run_again(smoke: Path) -> None:
     for path in [*(smoke / "hard-negative").glob("*.jsonl*"), *(ROOT / "data" / "eval" / "demo").iterdir()]:
         path.touch()
