@@ -331,10 +331,12 @@ def log_softmax(scores: np.ndarray, tau: float) -> np.ndarray:
 
 
 # %% ../nbs/02_metrics.ipynb #aedf52a0
-def same_best(teacher: Sequence[float], student: Sequence[float]) -> float:  # scores of one list in one order; 0 to 1
-    "Whether both put the same passage first; where several are best, the chance that a draw among them on each side does."
-    best = [np.flatnonzero(np.asarray(scores, float) == max(scores)) for scores in (teacher, student)]
-    return len(np.intersect1d(*best)) / (len(best[0]) * len(best[1]))
+def same_best(
+    teacher: Sequence[float] | np.ndarray, student: Sequence[float] | np.ndarray
+) -> float:  # [n], [n]; 0 to 1
+    "Whether both put the same passage first; where several are best, the chance that a draw among them does."
+    first, second = ({*np.flatnonzero(np.asarray(scores) == np.max(scores)).tolist()} for scores in (teacher, student))
+    return len(first & second) / (len(first) * len(second))
 
 
 # %% ../nbs/02_metrics.ipynb #324f4f0b
