@@ -331,11 +331,9 @@ def log_softmax(scores: np.ndarray, tau: float) -> np.ndarray:
 
 
 # %% ../nbs/02_metrics.ipynb #aedf52a0
-def same_best(
-    teacher: Sequence[float] | np.ndarray, student: Sequence[float] | np.ndarray
-) -> float:  # [n], [n]; 0 to 1
+def same_best(*sides: Sequence[float] | np.ndarray) -> float:  # scores of one list, the teacher's and the student's
     "Whether both put the same passage first; where several are best, the chance that a draw among them does."
-    first, second = ({*np.flatnonzero(np.asarray(scores) == np.max(scores)).tolist()} for scores in (teacher, student))
+    first, second = ({*np.flatnonzero(np.asarray(scores) == np.max(scores)).tolist()} for scores in sides)
     return len(first & second) / (len(first) * len(second))
 
 
