@@ -234,7 +234,7 @@ def gap_md(summary: Row, apart: str) -> str:
 
 # %% ../nbs/09p_made.ipynb #23e21293
 def taught_by(home: Path, student: str) -> Path:
-    "Where the scores of the teacher lie whom a student, or the one that it was made from, heard; else the first teacher's."
+    "Where the scores lie from which a student, or the one that it was made from, learnt; else the first teacher's."
     made = read_manifest(home / "models" / student) or {"stage": "", "params": {}}
     if scores := made["params"].get("scores"):
         return home / score_folder(f"teacher-{scores}")
