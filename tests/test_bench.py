@@ -7,7 +7,7 @@ import pytest
 from conftest import call
 
 
-@pytest.mark.parametrize("name", ["encoding", "gate", "lengths", "mining", "pipeline", "scoring", "teacher"])
+@pytest.mark.parametrize("name", ["encoding", "gate", "lengths", "limits", "mining", "pipeline", "scoring", "teacher"])
 def test_bench_runs(name: str) -> None:
     done = call(sys.executable, f"bench/{name}.py", "--tiny", timeout=300)
     assert done.returncode == 0, done.stdout[-4000:]
