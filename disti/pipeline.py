@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "NOTHING",
-    "PeakMemory",
     "checked",
     "profile_folder",
     "executor",
@@ -33,7 +32,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,7 +45,7 @@ import yaml
 from .check import check_owner, check_recipe, read_sets, show_findings
 from .elsewhere import LineFiles, Pulse, follow, gpus, jobs_per_gpu
 from .findings import Finding, say, stop_on
-from .joblog import complaint, failures, jobs_planned, planned, stage_seconds, stopped_in
+from .joblog import PeakMemory, complaint, failures, jobs_planned, planned, stage_seconds, stopped_in
 from .looks import model_digests
 from .manifests import manifest_path, wrong
 from .places import Placed
@@ -58,29 +56,6 @@ from .run import environment, keep_findings, locked, stage_env
 from .stage import resource
 from .terminal import Terminal
 from .warm import WarmKernels
-
-
-# %% ../nbs/09j_pipeline.ipynb #a9499225
-class PeakMemory(threading.Thread):
-    "The most memory that this process and its children held together, looked at every second."
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self.over = 0, threading.Event()
-
-    def run(self) -> None:
-        "Watch until told to stop."
-        import psutil
-
-        while not self.over.wait(1):
-            total = 0
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-                try:
-                    memory = process.memory_full_info()
-                    total += getattr(memory, "pss", memory.rss)  # pss shares out what processes share
-                except psutil.Error:  # it has just ended, or is another user's
-                    pass
-            self.peak = max(self.peak, total)
 
 
 # %% ../nbs/09j_pipeline.ipynb #3854e848

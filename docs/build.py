@@ -239,6 +239,7 @@ def page_groups() -> dict[str, list[str]]:
             "serving",
             "batch",
             "measured",
+            "limits",
         ],
         "Systems": ["systems", *(f"system-{name}" for name in SYSTEMS)],
     }
