@@ -104,7 +104,7 @@ class PeakMemory(threading.Thread):
         return total
 
     def look(self) -> None:
-        "Look; shares are counted only where more is held than ever, for that takes a tenth of a second of a large process."
+        "Look; shares are counted only where more is held than ever: it takes a tenth of a second of a large process."
         if (now := self.held("rss")) > self.most:
             self.most, self.peak = 1.01 * now, max(self.peak, self.held("pss"))
 

@@ -58,6 +58,7 @@ from .memory import sparing, token_batches
 from .precision import Precision, autocast, real_precision  # noqa: F401  # used with models
 from .records import replacing
 from .saved import old_form, write_json
+from .unpadded import unpadded
 from disti.weights import (  # noqa: F401  # a record's words are found here too
     ModelRecord,
     check_code,
@@ -386,6 +387,7 @@ def encode(
     with (
         autocast(str(model.device), precision),
         sparing(model),  # half a batch, where memory runs out
+        unpadded(model),
         tqdm(total=len(texts), desc="encode", unit="text", disable=not progress, leave=False) as bar,
     ):
         for rows in batches:

@@ -56,6 +56,7 @@ from .memory import ROWS, out_of_memory, token_batches
 from .models import autocast, encode, load_student, real_precision
 from .openvino import use_openvino
 from .retrieve import BM25, bm25_index, bm25_scores
+from .unpadded import unpadded
 from .weights import model_digest, model_record, resolve_model
 
 # %% ../nbs/06_scorers.ipynb #00b88905
@@ -224,7 +225,8 @@ def reranker_engine(
     def forward(tokens: Tokens) -> Tensor:
         length = filled(max(map(len, tokens["input_ids"])), model.max_seq_length or WIDTH)
         padded = tokenizer.pad(tokens, padding="max_length", max_length=length, return_tensors="pt", verbose=False)
-        return model(batch_to_device({**padded, "modality": "text"}, model.device))["scores"]
+        with unpadded(model):
+            return model(batch_to_device({**padded, "modality": "text"}, model.device))["scores"]
 
     return PairEngine(tokenise, forward, batch_tokens, precision, str(model.device))
 

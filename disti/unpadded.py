@@ -24,7 +24,7 @@ __all__ = [
     "unpadded",
 ]
 
-# %% ../nbs/00r_unpadded.ipynb #1b723212
+# %% ../nbs/00r_unpadded.ipynb #152c854a
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -40,7 +40,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 
-# %% ../nbs/00r_unpadded.ipynb #d8c84118
+# %% ../nbs/00r_unpadded.ipynb #1c2acde0
 @dataclass(frozen=True)
 class Layout:
     "Where the real tokens of a padded batch are."
@@ -59,7 +59,7 @@ def layout_of(mask: Tensor) -> Layout:  # [texts, longest], 1 for a token
     return Layout(real.flatten().nonzero().squeeze(1), ends, tuple(counts.tolist()), (mask.shape[0], mask.shape[1]))
 
 
-# %% ../nbs/00r_unpadded.ipynb #bbdd0775
+# %% ../nbs/00r_unpadded.ipynb #d0027fd9
 LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)  # of the batch that is computed; None: padded
 NAME = "disti_unpadded"  # of this attention, among those of transformers
 
@@ -73,7 +73,7 @@ def text_by_text(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scal
     return torch.cat(each, 1)
 
 
-# %% ../nbs/00r_unpadded.ipynb #732df46f
+# %% ../nbs/00r_unpadded.ipynb #8a875fd3
 def in_one_kernel(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
     "The same by one kernel, on a GPU in 16 bits."
     from torch.nn.attention.varlen import varlen_attn
@@ -85,7 +85,7 @@ def in_one_kernel(query: Tensor, key: Tensor, value: Tensor, layout: Layout, sca
     return made.transpose(0, 1)
 
 
-# %% ../nbs/00r_unpadded.ipynb #167221e8
+# %% ../nbs/00r_unpadded.ipynb #97113601
 def attention(
     module: nn.Module,
     query: Tensor,  # [texts, heads, longest, size], or [1, heads, tokens, size] of an unpadded batch
@@ -121,7 +121,7 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, mask_of)
 
 
-# %% ../nbs/00r_unpadded.ipynb #98202405
+# %% ../nbs/00r_unpadded.ipynb #f1e7e8db
 def gather(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     "Before the layers: the row of tokens in place of the rectangle."
     if (layout := LAYOUT.get()) is None:
@@ -144,7 +144,7 @@ def scatter(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     return output
 
 
-# %% ../nbs/00r_unpadded.ipynb #ac784ac1
+# %% ../nbs/00r_unpadded.ipynb #c0e285ed
 BUILDS = ("bert", "roberta", "xlm-roberta", "camembert")  # whose attention knows no distances
 
 
@@ -156,11 +156,11 @@ def bodies(model: nn.Module) -> list[PreTrainedModel]:
         if isinstance(module, PreTrainedModel)
         and module.config.model_type in BUILDS
         and isinstance(getattr(module, "encoder", None), nn.Module)
-        and not module.config.is_decoder
+        and not (module.config.is_decoder or module._compiled_call_impl or "forward" in vars(module))  # another's
     ]
 
 
-# %% ../nbs/00r_unpadded.ipynb #001b5592
+# %% ../nbs/00r_unpadded.ipynb #e6ecc45a
 def same(body: PreTrainedModel) -> bool:
     "Does an encoder give for three texts what it gives for each by itself?"
     lengths, device = (3, 11, 6), next(body.parameters()).device
