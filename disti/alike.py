@@ -97,6 +97,7 @@ class Shingles(NamedTuple):
     n_texts: int
 
 
+# %% ../nbs/04f_alike.ipynb #a564e694
 def shingles(
     texts: Sequence[str],
     n: int = 3,  # units a shingle; 1: words, characters and pairs of characters
@@ -122,11 +123,7 @@ def shingles(
     return Shingles(code[new], of[new], len(cut))
 
 
-# %% ../nbs/04f_alike.ipynb #4c24b7dd
-RARE = 10  # texts: a shingle in fewer weighs no more
-COMMON = 20  # texts: a shingle in fewer is never boilerplate
-
-
+# %% ../nbs/04f_alike.ipynb #44608c2b
 class Weights(NamedTuple):
     "What shingles weigh."
 
@@ -140,6 +137,11 @@ class Weights(NamedTuple):
             return np.full(len(found.codes), self.rest)
         place = np.minimum(np.searchsorted(self.codes, found.codes), len(self.codes) - 1)
         return np.where(self.codes[place] == found.codes, self.values[place], self.rest)
+
+
+# %% ../nbs/04f_alike.ipynb #4c24b7dd
+RARE = 10  # texts: a shingle in fewer weighs no more
+COMMON = 20  # texts: a shingle in fewer is never boilerplate
 
 
 def weights(
@@ -173,6 +175,7 @@ def totals(found: Shingles, worth: Weights) -> np.ndarray:  # float64 [n_texts]
     return np.bincount(found.owner, worth.of(found), minlength=found.n_texts)
 
 
+# %% ../nbs/04f_alike.ipynb #cb66b98a
 def jaccard(
     a: Shingles,
     b: Shingles,
@@ -248,16 +251,17 @@ def near_pairs(
 
 
 # %% ../nbs/04f_alike.ipynb #d84d1d8f
-STRETCH = 8  # shingles
-BLOCK = 2000  # texts compared at once
-
-
 class Overlaps(NamedTuple):
     "Pairs of texts that share a stretch."
 
     pairs: np.ndarray  # int64 [n, 2]: text of a, of b
     jaccard: np.ndarray  # float64 [n]
     containment: np.ndarray  # float64 [n]
+
+
+# %% ../nbs/04f_alike.ipynb #b9653e1c
+STRETCH = 8  # shingles
+BLOCK = 2000  # texts compared at once
 
 
 def overlaps(

@@ -66,6 +66,7 @@ def write_stream(path: Path, rows: Iterable[Row], kind: str) -> int:  # rows wri
     return n
 
 
+# %% ../nbs/01l_download.ipynb #4afa3f28
 def barred(rows: Any, what: str) -> Iterator[tuple[str, Row]]:  # where, row
     "The rows of a table, with a bar where they are many."
     quiet = bool(os.environ.get("TQDM_DISABLE")) or len(rows) < 20_000
@@ -83,6 +84,7 @@ class Reading(NamedTuple):
     empty: list[set[str]]  # ids of passages without title and text, once they are known
 
 
+# %% ../nbs/01l_download.ipynb #25278438
 def corpus_rows(reading: Reading) -> Iterator[Row]:  # kind corpus
     "The passages that have a title or a text."
     without = set[str]()
@@ -100,10 +102,12 @@ def judgement_rows(reading: Reading, table: str) -> list[Row]:  # kind relevance
     if not reading.empty:
         rows = barred(reading.tables("corpus"), "corpus")
         reading.empty.append({first_of(row, IDS, where) for where, row in rows if not has_text(row)})
+        reading.counts["passages without text"] = len(reading.empty[0])
     judged = (judged_row(row, where) for where, row in barred(reading.tables(table), table))
     return [row for row in judged if row["corpus-id"] not in reading.empty[0]]
 
 
+# %% ../nbs/01l_download.ipynb #ee8d6ec0
 def asked_rows(reading: Reading, judged: Iterable[Row]) -> Iterator[Row]:  # kind queries
     "The queries that are judged."
     wanted = {row["query-id"] for row in judged}
@@ -137,9 +141,6 @@ def beir_files(name: str, reading: Reading) -> Files:
 
 
 # %% ../nbs/01l_download.ipynb #30dc3b64
-AROUND = 300  # characters on either side of an answer
-
-
 def pair_rows(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:  # kind finetune
     "Questions and answers that stand in two columns."
     for where, row in rows:
@@ -149,6 +150,10 @@ def pair_rows(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:  # kind finetun
         )
         if query.strip() and answer.strip():
             yield {"anchor": query, "positive": answer}
+
+
+# %% ../nbs/01l_download.ipynb #6d683ef2
+AROUND = 300  # characters on either side of an answer
 
 
 def squad_rows(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:  # kind finetune
@@ -193,6 +198,7 @@ def told_path(data: Path, name: str, source: Source) -> Path:
     return data / (f"eval/{name}/download.json" if "eval" in source.becomes else f"finetune/{name}.download.json")
 
 
+# %% ../nbs/01l_download.ipynb #05ff4392
 def told_before(path: Path) -> Row:
     "What an earlier download wrote down."
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"files": {}}
@@ -204,6 +210,7 @@ def same_tables(source: Source) -> Row:
     return {name: list(table) for name, table in source.tables.items()}
 
 
+# %% ../nbs/01l_download.ipynb #1a3276d8
 def kept(target: Path, file: str, before: Row, source: Source, replace: bool) -> bool:
     "Is a file there as it was downloaded? A file from elsewhere is an error."
     if not target.exists():
@@ -305,6 +312,7 @@ def read_words(words: list[str] | None) -> argparse.Namespace:
     return asked
 
 
+# %% ../nbs/01l_download.ipynb #504ee808
 def main(words: list[str] | None = None) -> None:
     "The command `disti download`."
     asked = read_words(words)

@@ -86,6 +86,7 @@ def finished(path: Path, kind: str, used: list[Path]) -> list[Row]:  # used: gro
     return read_rows(path, kind)
 
 
+# %% ../nbs/09t_evaluation.ipynb #701042eb
 def results_beside(
     home: Path,  # artifacts/RUN
     collection: str,
@@ -123,6 +124,7 @@ def own_dev(
     return dev, finished(home / "teacher-score" / "dev.jsonl", "scored", used)
 
 
+# %% ../nbs/09t_evaluation.ipynb #0300c3c4
 def dev_space(
     space: Space,  # of the evaluation; its passages may be chunks
     corpus: Mapping[str, str],  # texts of its passages
@@ -153,11 +155,13 @@ def folded(qrels: Qrels) -> Qrels:
     return made
 
 
+# %% ../nbs/09t_evaluation.ipynb #31464c5d
 def itself_in(texts: Collection, dev: Collection, chunked: bool = False) -> dict[str, set[str]]:
     "Dev questions that stand in the corpus of the evaluation: query → passages that are the question."
     return self_matches(dev.queries, replace(texts, qrels=folded(dev.qrels) if chunked else dev.qrels))
 
 
+# %% ../nbs/09t_evaluation.ipynb #a7366c91
 def dev_run(
     space: Space,  # of `dev_space`
     dev: Collection,
@@ -229,6 +233,7 @@ def vectors_of(space: Space) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     return dict(zip(space.query_ids, space.queries, strict=True)), dict(zip(space.doc_ids, space.passages, strict=True))
 
 
+# %% ../nbs/09t_evaluation.ipynb #fc304261
 def bi_encoder(
     name: str,
     texts: Collection,
@@ -304,6 +309,7 @@ def write_figure(path: Path, figure: Any) -> Path:
     return path
 
 
+# %% ../nbs/09t_evaluation.ipynb #fad4fd0a
 def write_facts(path: Path, facts: Row) -> Path:
     "An object as JSON."
     return write_text(path, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -7,8 +7,8 @@ __all__ = [
     "FORMATS",
     "FULLEST",
     "Named",
-    "Pairs",
     "texts_in",
+    "Pairs",
     "qrels_line",
     "write_train",
     "write_qrels",
@@ -21,6 +21,7 @@ __all__ = [
     "write_format",
     "export_data",
     "parser",
+    "refuse_idle",
     "read_wanted",
     "main",
 ]
@@ -70,6 +71,12 @@ class Named:
         return json.loads(self.file.readline().decode("utf-8-sig"))["_id"]
 
 
+# %% ../nbs/04m_export.ipynb #d49e0c2b
+def texts_in(row: Row) -> list[str]:
+    "The passages that a training pair writes out."
+    return [*([row["positive"]] if row.get("positive") is not None else []), *(row.get("negatives") or [])]
+
+
 # %% ../nbs/04m_export.ipynb #5d68e132
 class Pairs:
     "The training pairs of a collection as judgements: what BEIR calls the train split."
@@ -106,15 +113,9 @@ class Pairs:
                 notes.drop(f"training pairs lose {' and '.join(lost)}: BEIR has none", f"{self.path.name}, line {line}")
             right = row.get("positive_id") or self.passage(row["positive"], line, corpus)
             wrong = [self.passage(text, line, corpus) for text in row.get("negatives") or []]
-            yield made | {"corpus-id": right, "score": row.get("grade", 1)}
+            yield made | {"corpus-id": right, "score": 1 if row.get("grade") is None else row["grade"]}
             for name in (*wrong, *(row.get("negative_ids") or [])):
                 yield made | {"corpus-id": name, "score": 0}
-
-
-# %% ../nbs/04m_export.ipynb #c347244c
-def texts_in(row: Row) -> list[str]:
-    "The passages that a training pair writes out."
-    return [*([row["positive"]] if row.get("positive") is not None else []), *(row.get("negatives") or [])]
 
 
 # %% ../nbs/04m_export.ipynb #db444fce
@@ -132,6 +133,7 @@ def qrels_line(row: Row, sign: str, where: str) -> str:
     return sign.join([ids[0], *(["0"] if sign == " " else []), ids[1], grade]) + "\n"
 
 
+# %% ../nbs/04m_export.ipynb #dc1e82cd
 def write_train(pairs: Pairs, path: Path, corpus: IO[str], queries: Index, asked: IO[str], notes: Notes) -> None:
     "The train split: qrels, and the queries that no other split has."
     with open(path, "w", encoding="utf-8") as file:
@@ -159,6 +161,7 @@ def write_qrels(source: Path, path: Path, sign: str, head: str = "") -> None:
             file.write(qrels_line(row, sign, f"{source}, line {line}"))
 
 
+# %% ../nbs/04m_export.ipynb #617bb686
 def beir_out(data: Path, name: str, out: Path, notes: Notes, add: bool = False) -> None:
     "A collection and its training pairs as a BEIR folder."
     own, queries = data / "eval" / name, Index()
@@ -211,6 +214,7 @@ class Wanted(NamedTuple):
     ending: str = ""  # of the files in a folder; "": as the format likes it
 
 
+# %% ../nbs/04m_export.ipynb #b2da8555
 def list_sources(wanted: Wanted, notes: Notes) -> dict[str, partial[Iterator[Row]]]:  # split → a reader of its lists
     "The lists that there are, by split."
     if wanted.run is not None:
@@ -248,6 +252,7 @@ def rows_of(wanted: Wanted, read: partial[Iterator[Row]], notes: Notes) -> Itera
         yield {"query" if wanted.format == "csv" and key == "anchor" else key: value for key, value in row.items()}
 
 
+# %% ../nbs/04m_export.ipynb #c4ea0206
 def tables_out(wanted: Wanted, out: Path, notes: Notes) -> dict[str, int]:  # file → rows
     "Lists as one table, or as a folder with a table a split."
     found, single = list_sources(wanted, notes), bool(wanted.out.suffix)
@@ -282,6 +287,7 @@ def write_format(wanted: Wanted, out: Path, notes: Notes, add: bool) -> dict[str
     return {}
 
 
+# %% ../nbs/04m_export.ipynb #92a3f888
 def export_data(wanted: Wanted, *, replace: bool = False, add: bool = False) -> list[str]:
     "Write a foreign format, whole or not at all; what was written, in lines."
     started, out = time.time(), wanted.out
@@ -324,6 +330,22 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+# %% ../nbs/04m_export.ipynb #da645aa4
+def refuse_idle(told: argparse.Namespace, kind: str) -> None:
+    "What would be said and do nothing."
+    tables = kind in FULLEST
+    idle = {
+        "--split": told.split and not tables,
+        "--shape": told.shape and not tables,
+        "--ending": told.ending and (not tables or told.out.suffix),
+        "--negatives": told.negatives and told.shape != "n-tuples",
+        "--add-passages": told.add_passages and kind != "beir",
+    }
+    if flags := [flag for flag, said in idle.items() if said]:
+        raise ValueError(f"{flags[0]} does nothing for {kind} to {told.out}; leave it out")
+
+
+# %% ../nbs/04m_export.ipynb #3981569f
 def read_wanted(words: list[str] | None) -> tuple[Wanted, argparse.Namespace]:
     "The command line as what is wanted."
     told = parser().parse_args(words)
@@ -336,6 +358,7 @@ def read_wanted(words: list[str] | None) -> tuple[Wanted, argparse.Namespace]:
     ending = f".{told.ending.lstrip('.')}" if told.ending else ".tsv" if told.format == "tsv" else ""
     for given in filter(None, (ending, told.out.suffix if kind in FULLEST else "")):
         choose(given, [".jsonl", ".csv", ".tsv", ".parquet"], "ending")
+    refuse_idle(told, kind)
     run = at(told.artifacts) / told.run if told.run else None
     return Wanted(
         kind, told.name, told.out.expanduser(), at(told.data_dir), run, told.split, told.shape, told.negatives, ending

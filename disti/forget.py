@@ -9,10 +9,10 @@ __all__ = [
     "interpolate",
     "ndcg_values",
     "sweep",
-    "sweep_both",
-    "start_of",
     "half",
     "mean",
+    "sweep_both",
+    "start_of",
     "choose",
     "sweep_table",
     "drop_table",
@@ -102,6 +102,7 @@ def ndcg_values(
     return {row["query_id"]: row["value"] for row in measure(collection.qrels, run, ["nDCG@10"])}
 
 
+# %% ../nbs/16b_forget.ipynb #967bebbe
 def sweep(
     base: SentenceTransformer,
     tuned: SentenceTransformer,
@@ -111,6 +112,18 @@ def sweep(
     "Evaluate the models between base and tuned."
     each = tqdm(sorted(set(alphas)), desc="between base and tuned", unit="model", dynamic_ncols=True)
     return [{"alpha": float(alpha), **evaluate(interpolate(base, tuned, alpha))} for alpha in each]
+
+
+# %% ../nbs/16b_forget.ipynb #5303d5ae
+def half(values: Mapping[str, float], part: int) -> dict[str, float]:  # query id → value
+    "Every second query: part 0 to choose on, part 1 to report on."
+    return {query: values[query] for query in sorted(values)[part::2]}
+
+
+# %% ../nbs/16b_forget.ipynb #2e148bfc
+def mean(values: Mapping[str, float]) -> float:
+    "The mean over queries."
+    return sum(values.values()) / len(values)
 
 
 # %% ../nbs/16b_forget.ipynb #1e6d320e
@@ -152,18 +165,6 @@ def start_of(
     if base and told and base != told:
         raise ValueError(f"{source} was tuned from {told!r}, not from {base!r}; leave `base` empty")
     return model_record(base or told) if base or told else run_model(home or "")
-
-
-# %% ../nbs/16b_forget.ipynb #5303d5ae
-def half(values: Mapping[str, float], part: int) -> dict[str, float]:  # query id → value
-    "Every second query: part 0 to choose on, part 1 to report on."
-    return {query: values[query] for query in sorted(values)[part::2]}
-
-
-# %% ../nbs/16b_forget.ipynb #2e148bfc
-def mean(values: Mapping[str, float]) -> float:
-    "The mean over queries."
-    return sum(values.values()) / len(values)
 
 
 # %% ../nbs/16b_forget.ipynb #782245d5

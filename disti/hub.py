@@ -65,6 +65,7 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or (inner is not None and passes(inner))
 
 
+# %% ../nbs/01k_hub.ipynb #d8bc605c
 def patiently(call: Callable[[], Made], what: str, wait: float = WAIT) -> Made:
     "Call again when the connection fails."
     for n in range(TRIES - 1):
@@ -86,6 +87,7 @@ class Place(NamedTuple):
     cache: str | None = None  # of `datasets`; None: its own
 
 
+# %% ../nbs/01k_hub.ipynb #78ff160d
 def table_rows(table: Table, place: Place) -> Any:  # datasets.Dataset, which lies on disk
     "The rows of one table."
     import datasets
@@ -126,18 +128,21 @@ def first_of(row: Row, keys: Iterable[str], where: str) -> str:
     )
 
 
+# %% ../nbs/01k_hub.ipynb #c3540a09
 def text_row(row: Row, where: str) -> Row:  # kind corpus or queries
     "A passage or a query."
     title = {"title": str(row["title"])} if row.get("title") else {}
     return {"_id": first_of(row, IDS, where), **title, "text": first_of(row, ("text",), where)}
 
 
+# %% ../nbs/01k_hub.ipynb #be231426
 def judged_row(row: Row, where: str) -> Row:  # kind relevance
     "A judgement."
     score = 1.0 if row.get("score") is None else row["score"]
     return {"query-id": first_of(row, ASKED, where), "corpus-id": first_of(row, FOUND, where), "score": score}
 
 
+# %% ../nbs/01k_hub.ipynb #c8acb3da
 def has_text(row: Row) -> bool:
     "Is there anything to find a passage by?"
     return bool(str(row.get("text") or "").strip() or str(row.get("title") or "").strip())

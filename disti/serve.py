@@ -56,6 +56,7 @@ def add_flags(parser: argparse.ArgumentParser, section: str, leave: Sequence[str
             )
 
 
+# %% ../nbs/22_serve.ipynb #1e376a7e
 def flags_of(told: argparse.Namespace, section: str) -> dict[str, Any]:
     "Those that were given."
     return {name: value for name, value in vars(told).items() if name in SECTIONS[section].model_fields}
@@ -91,6 +92,7 @@ def index_parser() -> argparse.ArgumentParser:
     return made
 
 
+# %% ../nbs/22_serve.ipynb #9ba69aa9
 def told_index(facts: Mapping[str, Any], out: Path) -> str:
     "An index in a line."
     recall = (
@@ -121,6 +123,7 @@ def changed(words: Sequence[str]) -> int:
     return 0
 
 
+# %% ../nbs/22_serve.ipynb #91eac84e
 OF_A_MODEL = ("out", "student", "data_dir", "max_length", "query_prompt", "passage_prompt", "trust_remote_code")
 
 
@@ -139,6 +142,7 @@ def run_asked(asked: argparse.Namespace) -> Path:
     return home
 
 
+# %% ../nbs/22_serve.ipynb #3b06b133
 def index_command(words: list[str] | None = None) -> int:
     "The command `disti index`."
     if words and words[0] in ("add", "delete", "show"):
@@ -195,6 +199,7 @@ def of_run(home: Path, student: Path, untrained: Path) -> dict[str, Any]:
     }
 
 
+# %% ../nbs/22_serve.ipynb #e4546561
 TAUGHT = ("teacher", "teacher_kind", "teacher_options", "pair_length")
 
 

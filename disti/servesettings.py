@@ -26,12 +26,13 @@ from .places import read_placed
 from .records import at, choose
 
 
-# %% ../nbs/06q_servesettings.ipynb #14a4c1d8
+# %% ../nbs/06q_servesettings.ipynb #4c6dea28
 def several(given: Any) -> Any:
     "One text where several may stand is a list of one."
     return [given] if isinstance(given, str) else given
 
 
+# %% ../nbs/06q_servesettings.ipynb #14a4c1d8
 Several = Annotated[list[str], BeforeValidator(several)]
 
 
@@ -114,6 +115,7 @@ def read_yaml(path: str | Path) -> dict[str, dict[str, Any]]:  # section → its
     return found
 
 
+# %% ../nbs/06q_servesettings.ipynb #d31ab808
 def of_environment(section: str, environ: Mapping[str, str]) -> dict[str, Any]:
     "Values of DISTI_SECTION_NAME."
     start, known = f"DISTI_{section.upper()}_", SECTIONS[section].model_fields

@@ -84,11 +84,13 @@ async def health() -> Response:
     return answer({"status": "ok"})
 
 
+# %% ../nbs/06v_service.ipynb #156f680a
 async def metrics_text(request: Request) -> Response:
     "Counts and times for Prometheus."
     return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
+# %% ../nbs/06v_service.ipynb #ac4edd90
 async def models(request: Request) -> Response:
     "The models that /v1/embeddings knows."
     return answer(
@@ -130,11 +132,13 @@ async def on_problem(request: Request, error: Any) -> Response:
     return answer(error_body(error.status, error.message, error.remedy), error.status)
 
 
+# %% ../nbs/06v_service.ipynb #547bf057
 async def on_busy(request: Request, error: Any) -> Response:
     "Too many wait."
     return answer(error_body(503, str(error), "ask again in a second"), 503, retry_after="1")
 
 
+# %% ../nbs/06v_service.ipynb #1741c172
 async def on_values(request: Request, error: Any) -> Response:
     "A request whose values are not what they must be."
     first = max(error.errors(), key=lambda each: len(each["loc"]))  # of a text or a list: the one that came
@@ -153,6 +157,7 @@ async def on_values(request: Request, error: Any) -> Response:
     return answer(error_body(422, f"{where}: {said}", "see /docs for what a request holds"), 422)
 
 
+# %% ../nbs/06v_service.ipynb #5a8fb1f7
 async def on_http(request: Request, error: Any) -> Response:
     "No such path, no such method, a body that cannot be read."
     remedy = {404: "see /docs for the paths", 405: "see /docs for the methods"}.get(
@@ -163,6 +168,7 @@ async def on_http(request: Request, error: Any) -> Response:
     )
 
 
+# %% ../nbs/06v_service.ipynb #d08f9db8
 async def on_value(request: Request, error: Any) -> Response:
     "What the engine refuses."
     return answer(
@@ -170,6 +176,7 @@ async def on_value(request: Request, error: Any) -> Response:
     )
 
 
+# %% ../nbs/06v_service.ipynb #426de971
 async def on_any(request: Request, error: Any) -> Response:
     "A failure of ours: told without its insides, which are in the service's log."
     return answer(error_body(500, f"the service failed ({type(error).__name__})", "ask again; its log tells more"), 500)
@@ -257,6 +264,7 @@ async def watch(engine: Engine, every: float) -> None:
             await asyncio.to_thread(engine.reload)
 
 
+# %% ../nbs/06v_service.ipynb #dc621d10
 @asynccontextmanager
 async def living(engine: Engine, every: float, app: FastAPI) -> AsyncIterator[None]:
     "What goes on while the application lives: it looks for new generations, and answers what waits at the end."

@@ -22,8 +22,8 @@ __all__ = [
     "run_plan",
     "kept_by_hand",
     "otherwise_findings",
-    "index_run",
     "change_facts",
+    "index_run",
     "bound",
     "api_key",
     "last_ones",
@@ -108,11 +108,13 @@ def run_of(place: str | Path) -> Path | None:  # None: it is no run
     return folder if (folder / "recipe.yaml").is_file() and (folder / "models").is_dir() else None
 
 
+# %% ../nbs/09v_serving.ipynb #bbd45dde
 def refusal_of(home: Path, model: str, collection: str) -> Row:
     "What evaluation says about a threshold."
     return read_facts(home / "results" / model / collection / "evaluation.json").get("nothing_relevant") or {}
 
 
+# %% ../nbs/09v_serving.ipynb #8c971340
 def threshold_of(told: Row) -> tuple[float | None, str]:  # the threshold to use; a line about it
     "Use a threshold, or say why not."
     if told.get("threshold") is None:
@@ -136,12 +138,14 @@ def dev_of(home: Path) -> tuple[dict[str, str], Qrels]:
     return texts(read_rows(paths[0], "queries")), qrels
 
 
+# %% ../nbs/09v_serving.ipynb #54b73fad
 def weighed_on_dev(home: Path, searcher: "Searcher") -> Row:
     "What the dev queries of a run say of the weight of words."
     queries, qrels = dev_of(home)
     return {"hybrid_weight": weigh(searcher, queries, qrels)[0], "hybrid_from": f"{len(queries)} dev queries"}
 
 
+# %% ../nbs/09v_serving.ipynb #484046b0
 def teachers_of(home: Path, recipe: Placed) -> list[str]:
     "The rerankers of a run."
     if recipe.get("teacher") == "train":
@@ -157,6 +161,7 @@ def made_alike(facts: Row, record: ModelRecord, plan: Plan, student: ModelRecord
     return made == [teacher_digest(each) if each else "" for each in (record, student)] and facts["plan"] == vars(plan)
 
 
+# %% ../nbs/09v_serving.ipynb #002b68ea
 def facts_of(index: Path) -> Row:  # {} where there is none
     "The manifest of the generation that counts."
     try:
@@ -165,12 +170,14 @@ def facts_of(index: Path) -> Row:  # {} where there is none
         return {}
 
 
+# %% ../nbs/09v_serving.ipynb #29c08a4c
 def is_current(index: Path, record: ModelRecord, corpus: Path, plan: Plan, student: ModelRecord | None = None) -> bool:
     "Was an index made by this model, of this corpus, in this way?"
     facts = facts_of(index)
     return facts.get("corpus_hash") == file_hash(corpus) and made_alike(facts, record, plan, student)
 
 
+# %% ../nbs/09v_serving.ipynb #1eac818b
 def index_collection(
     out: Path, record: ModelRecord, collection: str, plan: Plan, data_dir: str = "data", **more: Any
 ) -> Row:  # the manifest
@@ -229,6 +236,13 @@ def otherwise_findings(recipe: Placed) -> list[Finding]:
     return found
 
 
+# %% ../nbs/09v_serving.ipynb #a6071e3a
+def change_facts(index: Path, facts: Row) -> None:
+    "Write more facts into the manifest of an index, whose files stay."
+    path = current(index) / "manifest.json"
+    write_text(path, json.dumps(read_facts(path) | facts, indent=1, ensure_ascii=False) + "\n")
+
+
 # %% ../nbs/09v_serving.ipynb #21849250
 def index_run(
     home: Path,
@@ -259,12 +273,6 @@ def index_run(
     if not kept_by_hand(places[1], run_model(home), plan):
         index_collection(places[1], run_model(home), collection, plan, data)
     return places
-
-
-def change_facts(index: Path, facts: Row) -> None:
-    "Write more facts into the manifest of an index, whose files stay."
-    path = current(index) / "manifest.json"
-    write_text(path, json.dumps(read_facts(path) | facts, indent=1, ensure_ascii=False) + "\n")
 
 
 # %% ../nbs/09v_serving.ipynb #eb304a05

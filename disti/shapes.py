@@ -26,6 +26,7 @@ __all__ = [
     "in_cell",
     "text_table",
     "arrow_schema",
+    "inner_keys",
     "arrow_table",
     "write_state",
     "write_shape",
@@ -43,7 +44,7 @@ from typing import Any
 
 from .formats import Notes
 from .lists import many
-from .records import Row, RowError, to_line, write_text
+from .records import Row, RowError, file_hash, to_line, write_text
 from .streams import Texts, gathered, stream_rows
 
 # %% ../nbs/04l_shapes.ipynb #1a94878a
@@ -59,6 +60,7 @@ def text_named(texts: Texts | None, name: str, where: str) -> str:
     return text
 
 
+# %% ../nbs/04l_shapes.ipynb #d5e4881f
 def pair_list(row: Row, texts: Texts | None, where: str) -> Row:
     "A training pair as a list with one answer."
     named = [text_named(texts, name, where) for name in row.get("negative_ids") or []]
@@ -112,6 +114,7 @@ def evaluation_lists(folder: Path, ending: str = "", seen: Callable[[int], objec
         yield made | {"extra": {}, "where": where}
 
 
+# %% ../nbs/04l_shapes.ipynb #d5b6dd86
 def scored_lists(
     path: Path, folder: Path, seen: Callable[[int], object] = bool
 ) -> Iterator[Row]:  # folder: of the texts
@@ -132,6 +135,7 @@ def sides(row: Row) -> tuple[list[int], list[int]]:
     return right, [n for n in range(len(row["labels"])) if n not in right]
 
 
+# %% ../nbs/04l_shapes.ipynb #df7f0e22
 def flagged(row: Row) -> Iterator[Row]:
     "A line of FlagEmbedding."
     right, wrong = sides(row)
@@ -141,11 +145,13 @@ def flagged(row: Row) -> Iterator[Row]:
     yield made | row["extra"]
 
 
+# %% ../nbs/04l_shapes.ipynb #88771682
 def paired(row: Row) -> Iterator[Row]:
     "Pairs of a question and an answer."
     yield from ({"anchor": row["query"], "positive": row["docs"][n]} for n in sides(row)[0])
 
 
+# %% ../nbs/04l_shapes.ipynb #3d8e0689
 def tripled(row: Row) -> Iterator[Row]:
     "Triplets: a question, an answer, another text."
     right, wrong = sides(row)
@@ -154,6 +160,7 @@ def tripled(row: Row) -> Iterator[Row]:
             yield {"anchor": row["query"], "positive": row["docs"][n], "negative": row["docs"][m]}
 
 
+# %% ../nbs/04l_shapes.ipynb #2f98a8d6
 def tupled(row: Row) -> Iterator[Row]:
     "N-tuples: a question, an answer, all others in columns of their own."
     right, wrong = sides(row)
@@ -162,6 +169,7 @@ def tupled(row: Row) -> Iterator[Row]:
         yield made | {f"negative_{place}": row["docs"][m] for place, m in enumerate(wrong, 1)}
 
 
+# %% ../nbs/04l_shapes.ipynb #3e2f5520
 def labelled(row: Row) -> Iterator[Row]:
     "Labelled pairs: a question, a text, its label, its score."
     for n, doc in enumerate(row["docs"]):
@@ -169,13 +177,14 @@ def labelled(row: Row) -> Iterator[Row]:
         yield made | ({} if row["scores"] is None else {"score": row["scores"][n]})
 
 
+# %% ../nbs/04l_shapes.ipynb #ae30eacd
 def listed(row: Row) -> Iterator[Row]:
     "A labelled list: a question, texts, their labels, their scores."
     made = {"query": row["query"], "docs": row["docs"], "labels": row["labels"]}
     yield made | ({} if row["scores"] is None else {"scores": row["scores"]})
 
 
-# %% ../nbs/04l_shapes.ipynb #c7fed5cb
+# %% ../nbs/04l_shapes.ipynb #c649eae6
 SHAPES: dict[str, tuple[Callable[[Row], Iterator[Row]], str]] = {  # how it is written, what it keeps
     "flagembedding": (flagged, "negatives scores extra"),
     "pairs": (paired, ""),
@@ -186,6 +195,7 @@ SHAPES: dict[str, tuple[Callable[[Row], Iterator[Row]], str]] = {  # how it is w
 }
 
 
+# %% ../nbs/04l_shapes.ipynb #c7fed5cb
 def facets(row: Row) -> dict[str, str]:  # what keeps it → what it is called
     "What a list has beyond a question and its answers."
     has = {"negatives": "negatives"} if any(label <= 0 for label in row["labels"]) else {}
@@ -194,6 +204,7 @@ def facets(row: Row) -> dict[str, str]:  # what keeps it → what it is called
     return has | ({"extra": f"keys {', '.join(sorted(row['extra']))}"} if row["extra"] else {})
 
 
+# %% ../nbs/04l_shapes.ipynb #bbf19117
 def shaped(lists: Iterable[Row], shape: str, notes: Notes) -> Iterator[Row]:
     "Lists in a shape; what it does not keep is counted."
     write, keeps = SHAPES[shape]
@@ -223,6 +234,7 @@ def even(lists: Iterable[Row], n: int, notes: Notes) -> Iterator[Row]:
         yield row | cut | {"scores": row["scores"] and [row["scores"][place] for place in kept]}
 
 
+# %% ../nbs/04l_shapes.ipynb #9b94e2f4
 def most_alike(lists: Iterable[Row]) -> int:
     "The number of negatives that all lists have; when they differ, an error that lists them."
     found = Counter(len(sides(row)[1]) for row in lists)
@@ -245,6 +257,7 @@ def in_cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
 
+# %% ../nbs/04l_shapes.ipynb #a331fd18
 @contextmanager
 def text_table(path: Path, columns: list[str], sign: str) -> Iterator[Callable[[list[Row]], object]]:
     "A CSV or TSV file; rows are written some at a time."
@@ -271,6 +284,19 @@ def arrow_schema(rows: list[Row]) -> Any:  # a pyarrow.Schema
     return pa.schema([(field.name, kind(field.name, field.type)) for field in read])
 
 
+# %% ../nbs/04l_shapes.ipynb #8b6cbf83
+def inner_keys(kind: Any) -> set[str]:  # kind: a pyarrow.DataType
+    "The keys of the dictionaries in a column."
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        return inner_keys(kind.value_type)
+    return (
+        {key for field in kind for key in (field.name, *inner_keys(field.type))} if pa.types.is_struct(kind) else set()
+    )
+
+
+# %% ../nbs/04l_shapes.ipynb #23657747
 @contextmanager
 def arrow_table(path: Path, first: list[Row]) -> Iterator[Callable[[list[Row]], object]]:
     "A Parquet file, or the stream of a data set."
@@ -278,9 +304,13 @@ def arrow_table(path: Path, first: list[Row]) -> Iterator[Callable[[list[Row]], 
     from pyarrow.parquet import ParquetWriter
 
     schema = arrow_schema(first)
+    nested = [field.name for field in schema if "struct" in str(field.type)]
     made = ParquetWriter(path, schema) if path.suffix == ".parquet" else pa.ipc.new_stream(str(path), schema)
 
     def write(rows: list[Row]) -> None:
+        for name in nested:  # Arrow drops what is not in the schema, and says nothing
+            if lost := inner_keys(pa.array([row.get(name) for row in rows]).type) - inner_keys(schema.field(name).type):
+                raise ValueError(f"{name!r} has the key {min(lost)!r}, which the first rows have not; write .jsonl")
         try:
             writer.write_table(pa.Table.from_pylist(rows, schema))
         except pa.ArrowException as error:
@@ -291,10 +321,10 @@ def arrow_table(path: Path, first: list[Row]) -> Iterator[Callable[[list[Row]], 
 
 
 # %% ../nbs/04l_shapes.ipynb #91c01584
-def write_state(file: Path, n: int) -> None:  # n: rows
+def write_state(file: Path) -> None:
     "What `datasets` wants to know of an Arrow file beside it."
     state: Row = {f"_{key}": None for key in ("format_columns", "format_type", "split")}
-    state |= {"_format_kwargs": {}, "_output_all_columns": False, "_fingerprint": f"{n:016x}"}
+    state |= {"_format_kwargs": {}, "_output_all_columns": False, "_fingerprint": file_hash(file)[-16:]}
     write_text(file.parent / "state.json", json.dumps(state | {"_data_files": [{"filename": file.name}]}))
     write_text(file.parent / "dataset_info.json", "{}")
 
@@ -326,5 +356,5 @@ def write_shape(path: Path, rows: Iterable[Row]) -> int:  # rows written
             n += len(held)
             held = list(islice(rows, BATCH))
     if not path.suffix:
-        write_state(file, n)
+        write_state(file)
     return n

@@ -7,8 +7,8 @@ __all__ = [
     "pair_keys",
     "file_digest",
     "counter",
-    "is_sealed",
     "seal_page",
+    "is_sealed",
     "seal",
     "begin_unsealed",
     "row_faults",
@@ -87,6 +87,13 @@ def counter(raw: int) -> int:
     return int.from_bytes(os.pread(raw, 4, 24), "big")
 
 
+# %% ../nbs/06b_store.ipynb #078be5cb
+def seal_page(db: sqlite3.Connection) -> int:
+    "Where the seal is."
+    return db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'seal'").fetchone()[0]
+
+
+# %% ../nbs/06b_store.ipynb #d4157418
 def is_sealed(db: sqlite3.Connection, raw: int) -> bool | None:  # None: written to since, or left open by a kill
     "Is every byte of the file what it was when it was closed? Within a transaction."
     ((mark, digest),) = db.execute("SELECT mark, digest FROM seal").fetchall()
@@ -95,11 +102,6 @@ def is_sealed(db: sqlite3.Connection, raw: int) -> bool | None:  # None: written
     if int.from_bytes(mark[:4], "big") != counter(raw) or digest == bytes(32):
         return None
     return file_digest(raw, seal_page(db)) == digest
-
-
-def seal_page(db: sqlite3.Connection) -> int:
-    "Where the seal is."
-    return db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'seal'").fetchone()[0]
 
 
 # %% ../nbs/06b_store.ipynb #995978c0
@@ -262,6 +264,7 @@ def scorers_of(file: StoreFile) -> dict[str, Kept]:
     return found
 
 
+# %% ../nbs/06b_store.ipynb #b3e51f0c
 def checked(file: StoreFile, digest: str, rows: list[tuple]) -> list[tuple]:  # (passage, query, value, sum)
     "The same rows, or an error."
     if wrong := wrong_rows(digest, rows):
@@ -269,6 +272,7 @@ def checked(file: StoreFile, digest: str, rows: list[tuple]) -> list[tuple]:  # 
     return rows
 
 
+# %% ../nbs/06b_store.ipynb #9ba788fc
 def find_rows(file: StoreFile, digest: str, keys: Sequence[Key]) -> dict[int, float]:  # place in `keys` → score
     "Those of some keys that are stored."
     with file.reading() as db:
@@ -289,6 +293,7 @@ def keep(db: sqlite3.Connection, kept: Kept) -> None:
     db.execute("INSERT OR REPLACE INTO scorers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*kept, scorer_sum(*kept)))
 
 
+# %% ../nbs/06b_store.ipynb #d88beed2
 def insert(db: sqlite3.Connection, kept: Kept, rows: dict[Key, float]) -> Kept:
     "Insert rows of a scorer that are not there yet, within a transaction."
     full = [(*key, value + 0.0) for key, value in sorted(rows.items())]  # + 0.0: SQLite has no -0.0
@@ -298,6 +303,7 @@ def insert(db: sqlite3.Connection, kept: Kept, rows: dict[Key, float]) -> Kept:
     return kept._replace(pairs=kept.pairs + len(full), total=added(kept.total, sums))
 
 
+# %% ../nbs/06b_store.ipynb #8afa85d4
 def add_rows(file: StoreFile, scorer: Kept, rows: dict[Key, float]) -> int:  # `number`, `pairs`, `total` are found here
     "Add rows of a scorer; a key that is there keeps its score. → how many were new"
     with file.writing() as db:
@@ -384,6 +390,7 @@ def all_rows(file: StoreFile, digest: str, size: int = 10_000) -> Iterator[tuple
         after = found[-1][:2]
 
 
+# %% ../nbs/06b_store.ipynb #f623c4ff
 def listing(store: PairStore) -> list[Row]:  # {"digest", "name", "scale", "pairs"}
     "The scorers of a store, most pairs first."
     kept = sorted(scorers_of(store.file).values(), key=lambda each: (-each.pairs, each.digest))

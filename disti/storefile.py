@@ -90,6 +90,7 @@ def scorer_sum(*facts: object) -> int:  # id, digest, name, scale, precision, pa
     return int.from_bytes(said.digest(), "little", signed=True)
 
 
+# %% ../nbs/06a_storefile.ipynb #ea364af4
 def added(total: int, sums: Iterable[int]) -> int:
     "A sum of checksums, modulo 2**64, as a signed number."
     return (total + sum(sums) + 2**63) % 2**64 - 2**63
@@ -108,6 +109,7 @@ class Kept(NamedTuple):
     total: int  # of the checksums of its rows
 
 
+# %% ../nbs/06a_storefile.ipynb #b22602fa
 def wrong_rows(digest: str, rows: Sequence[tuple]) -> list[tuple]:  # (passage, query, value, sum)
     "Rows that are not what their checksum says."
     try:
@@ -135,6 +137,7 @@ class StoreError(ValueError):
     "A store that cannot be used, and what to do."
 
 
+# %% ../nbs/06a_storefile.ipynb #f28d3809
 class Damaged(StoreError):
     "A store that is not what was written."
 
@@ -255,6 +258,7 @@ class Recovered(sqlite3.Connection):
         self.kept.cleanup()
 
 
+# %% ../nbs/06a_storefile.ipynb #f325f3cc
 def recovered(path: Path) -> sqlite3.Connection:
     "A copy of a store whose writer was killed in the middle of a commit, as it was before that commit."
     kept = tempfile.TemporaryDirectory()
@@ -291,6 +295,7 @@ def tables_of(db: sqlite3.Connection) -> set[str]:
     return {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
 
 
+# %% ../nbs/06a_storefile.ipynb #69abd371
 def open_reader(path: Path, wait: float = WAIT) -> sqlite3.Connection:
     "A connection that makes and changes nothing."
     form = form_of(path)
@@ -347,6 +352,7 @@ def settled_form(path: Path, wait: float = WAIT) -> str:  # as `form_of`
     return form
 
 
+# %% ../nbs/06a_storefile.ipynb #0bb8ac6e
 def open_writer(path: Path, wait: float = WAIT) -> sqlite3.Connection:
     "A connection to a store that may be written, made if absent."
     form = settled_form(path, wait)
