@@ -53,7 +53,7 @@ import Stemmer
 from scipy.sparse import coo_array, csc_array
 from tqdm import tqdm
 
-from .data import Collection, Run, parent, sample, unanswerable
+from .data import UNSPACED, Collection, Run, parent, sample, unanswerable
 
 # %% ../nbs/04_retrieve.ipynb #97e5e747
 Ranking = list[tuple[str, float]]
@@ -77,7 +77,7 @@ def top_k(
 
 # %% ../nbs/04_retrieve.ipynb #c3b0d74d
 Tokenize = Callable[[str], list[str]]
-SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+SPACELESS = rf"{UNSPACED}\p{{Hangul}}"  # Korean words grow endings that no stemmer here takes off
 RUNS = regex.compile(rf"(?V1)([{SPACELESS}]+)|([[\w\p{{M}}]--[{SPACELESS}]]+)")
 
 
