@@ -19,6 +19,7 @@ __all__ = [
     "fold_judgements",
     "form_name",
     "form_folders",
+    "clear_forms",
     "in_forms",
     "form_rows",
     "cost_facts",
@@ -252,6 +253,28 @@ def form_folders(home: Path, model: str, collection: str, forms: Sequence[str]) 
     return {form: home / "results" / name / collection for form, name in names.items()}
 
 
+# %% ../nbs/17_evaluate.ipynb #e5a5bb16
+def clear_forms(
+    home: Path,
+    model: str,
+    collection: str,
+    ending: str,  # -dev for the dev queries
+    kept: Iterable[Path],  # folders of the forms that are evaluated now
+) -> list[str]:  # names of those that are gone
+    "Take away the results of forms that an earlier evaluation of a model had: they are of other vectors."
+    gone = []
+    for path in sorted((home / "results").glob(f"*/{collection}/measures{ending}.jsonl")):
+        asked = (read_manifest(path) or {}).get("params", {}).get("model_name")
+        name = path.parent.parent.name
+        if asked == model != name and path.parent not in set(kept):
+            for file in (path, path.with_name(f"run{ending}.jsonl")):
+                manifest_path(file).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+            gone.append(name)
+    return gone
+
+
+# %% ../nbs/17_evaluate.ipynb #a0e3b458
 def in_forms(
     done: Evaluation,  # of the model as it is
     collection: Collection,
