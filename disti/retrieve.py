@@ -15,6 +15,7 @@ __all__ = [
     "COMMON",
     "RRF_K",
     "FUSIONS",
+    "FINE",
     "top_k",
     "pairs_of",
     "Words",
@@ -378,6 +379,9 @@ def fuse(
 
 
 # %% ../nbs/04_retrieve.ipynb #0a3b2e0c
+FINE = 30  # decimals of scores that are not this module's: probabilities near 0 differ far behind the comma
+
+
 def max_passage(
     run: Run,  # over chunks
     k: int = 100,  # passages a query
@@ -388,7 +392,7 @@ def max_passage(
         best: dict[str, float] = {}
         for doc_id, score in ranking:
             best[parent(doc_id)] = max(score, best.get(parent(doc_id), -math.inf))
-        folded[query_id] = top_k(np.array(list(best.values())), list(best), k)
+        folded[query_id] = top_k(np.array(list(best.values())), list(best), k, FINE)
     return folded
 
 
