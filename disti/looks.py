@@ -194,10 +194,9 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
     )[not pairs.qrels : 2 if judged else 1]:
         least = provable(n, known_spread(recipe))
-        shows = f"a true difference of {least:.3f} in nDCG@10 is found in 4 of 5 tries"
-        says = f"{n} queries: {shows if least < 1 else 'so few can show no difference in nDCG@10'}"
-        small = (n < 50 or least > 0.1) and not recipe["scale"]
-        yield Finding(name, "warn" if small else "note", says, remedy, {"queries": n, "least": round(least, 4)})
+        says = f"{n} queries: a true difference of {least:.3f} in nDCG@10 is found in {4 * (least < 1)} of 5 tries"
+        how = "warn" if (n < 50 or least > 0.1) and not recipe["scale"] else "note"
+        yield Finding(name, how, says, remedy, {"queries": n, "least": round(least, 4)})
     says = f"{len(train)} training queries with {len(pairs.passages)} passages, {len(collection.corpus)} to search"
     if pairs.qrels:
         yield Finding("train", "warn" if len(train) < 100 else "note", says, "more training pairs")

@@ -317,12 +317,11 @@ def reach_limit(lists: Sequence[Row], queries: Sequence[str]) -> list[str]:  # t
     labels = {row["query_id"]: row["labels"] for row in lists if row["query_id"] in {*queries}}
     if not labels:
         return []
-    depth = max(map(len, labels.values()))
-    reach = sum(max(each, default=0) > 0 for each in labels.values()) / len(queries)  # one without candidates counts
-    return [
-        f"The teacher at its best: it reranks at most {depth} candidates a query, and a relevant passage "
-        f"is among them for {100 * reach:.0f} % of the queries."
-    ]
+    depth, hits = max(map(len, labels.values())), sum(max(each, default=0) > 0 for each in labels.values())
+    said = (
+        f"The teacher at its best: it reranks at most {depth} candidates a query, and a relevant passage is among them"
+    )
+    return [f"{said} for {100 * hits / len(queries):.0f} % of the queries."]  # one without candidates counts
 
 
 # %% ../nbs/09g_report.ipynb #193d0e27
