@@ -314,8 +314,7 @@ def rival_limit(comparison: Row) -> list[str]:
 # %% ../nbs/09g_report.ipynb #a24d6dd8
 def reach_limit(lists: Sequence[Row], queries: Sequence[str]) -> list[str]:  # the teacher's scored candidates; measured
     "What the teacher could find at best."
-    labels = {row["query_id"]: row["labels"] for row in lists if row["query_id"] in {*queries}}
-    if not labels:
+    if not (labels := {row["query_id"]: row["labels"] for row in lists if row["query_id"] in {*queries}}):
         return []
     depth, hits = max(map(len, labels.values())), sum(max(each, default=0) > 0 for each in labels.values())
     said = (
