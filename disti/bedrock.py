@@ -9,11 +9,13 @@ __all__ = [
     "LLAMA",
     "FAMILIES",
     "SHAPES",
+    "ENDS",
     "WINDOW",
     "converse",
     "claude",
     "joined_text",
     "said_by",
+    "ended_by",
     "Limits",
     "model_lines",
     "dealt_lines",
@@ -110,6 +112,18 @@ def said_by(output: Any) -> str:
                     break
     had = f"keys: {', '.join(output)}" if isinstance(output, dict) else plain(str(output))
     raise ValueError(f"no known shape of output ({had[:100]}); choose from {', '.join(SHAPES)}")
+
+
+# %% ../nbs/05k_bedrock.ipynb #e8f5e264
+ENDS = ("stopReason", "stop_reason", "completionReason", "finish_reason")
+
+
+def ended_by(output: Any) -> str:  # "" where it does not say
+    "Why a reply ended: one that was too long for its tokens ends in half a query."
+    inner = [output.get(key) for key in ("results", "outputs", "choices")] if isinstance(output, dict) else []
+    parts = [output, *(part[0] for part in inner if isinstance(part, list) and part)]
+    said = [part.get(key) for part in parts if isinstance(part, dict) for key in ENDS]
+    return next((str(each).lower() for each in said if each), "")
 
 
 # %% ../nbs/05k_bedrock.ipynb #be51d3f4
@@ -220,7 +234,9 @@ def reconcile(records: Sequence[Row], files: Iterable[Path], model: str = "") ->
             counts["twice"] += 1
         else:
             try:
-                replies[name] = {"record_id": name, "reply": said_by(row["modelOutput"]), "model": model}
+                output = row["modelOutput"]
+                told = {"reply": said_by(output), "model": model, "ended": ended_by(output)}
+                replies[name] = {"record_id": name} | told
             except ValueError as strange:
                 failed[name] = str(strange)
     asked = [row["record_id"] for row in records]

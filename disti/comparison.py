@@ -130,6 +130,8 @@ def paired_rows(
 def could_find(tests: Sequence[Row]) -> str:  # "" where nothing varies
     "What these tests could have found, as the end of a sentence."
     seen = [test["minimum_effect"] for test in tests if test["minimum_effect"] is not None]
+    if any(test["minimum_effect"] is None and test.get("n_clusters", 20) < 20 for test in tests):
+        return "; so few queries could not have shown any"
     return f"; a true difference of {max(seen):.3f} would have been found in 4 of 5 tries" if seen else ""
 
 

@@ -6,6 +6,8 @@
 __all__ = [
     "Qrels",
     "Run",
+    "UNSPACED",
+    "PIECE",
     "CHUNK",
     "Collection",
     "passage_text",
@@ -16,6 +18,7 @@ __all__ = [
     "write_collection",
     "seeded_order",
     "dealt",
+    "word_units",
     "chunk_text",
     "check_chunk_names",
     "chunk_corpus",
@@ -34,6 +37,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
+
+import regex
 
 from .records import Row, RowError, numbered_rows, read_rows, write_rows
 
@@ -158,6 +163,20 @@ def dealt(name: str, n: int, seed: int = 0) -> int:  # 0 to n - 1
     return int(seeded_order(f"fold {name}", seed)[:8], 16) % n
 
 
+# %% ../nbs/01_data.ipynb #edc9ac0f
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # no blanks between words
+PIECE = regex.compile(rf"(?:[{UNSPACED}]\p{{M}}*){{1,2}}[^\w\s]*|[^{UNSPACED}\s]+")
+
+
+def word_units(text: str) -> list[str]:  # joined, they are the text again, with single blanks
+    "The words of a text, each but the first with the blank before it; two characters where a script has no blanks."
+    words = text.split()
+    if regex.search(rf"[{UNSPACED}]", text) is None:
+        return [word if n == 0 else f" {word}" for n, word in enumerate(words)]
+    found = [PIECE.findall(word) for word in words]
+    return [f"{' ' * bool(n and not m)}{piece}" for n, pieces in enumerate(found) for m, piece in enumerate(pieces)]
+
+
 # %% ../nbs/01_data.ipynb #bb6890d5
 CHUNK = re.compile(r"#chunk\d+$")
 
@@ -172,11 +191,9 @@ def chunk_text(
         raise ValueError(
             f"chunks of {words} words cannot overlap by {overlap_words}; the overlap must be smaller than the chunk"
         )
-    units, glue = text.split(), " "
-    if len(text) > 12 * max(1, len(units)):  # no spaces to speak of: Chinese, Japanese, Thai
-        units, glue = [text[i : i + 2] for i in range(0, len(text), 2)], ""
+    units = word_units(text)
     starts = range(0, max(1, len(units) - overlap_words), words - overlap_words)
-    return [glue.join(units[start : start + words]) for start in starts]
+    return ["".join(units[start : start + words]).strip() for start in starts]
 
 
 # %% ../nbs/01_data.ipynb #259b2f11

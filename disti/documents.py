@@ -11,6 +11,7 @@ __all__ = [
     "BLOCKS",
     "ENDINGS",
     "text_of",
+    "front_title",
     "markdown",
     "html",
     "document",
@@ -23,6 +24,8 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import yaml
 
 from .data import chunk_text
 from .formats import Notes, Out
@@ -46,16 +49,34 @@ def text_of(path: Path, raw: bytes) -> str:
 
 
 # %% ../nbs/01i_documents.ipynb #08da6987
-FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
+FRONT = re.compile(r"\A---[ \t]*\n(?=\S)(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.S)
+
+
+def front_title(
+    front: str,
+) -> str | None:  # "" where it names none; None: it is no front matter, but text between rules
+    "The title that front matter names."
+    try:
+        read = yaml.load(front, yaml.BaseLoader)  # all values are texts
+    except yaml.YAMLError:  # a colon within a title, and the like
+        pairs = re.findall(r"^(\w[\w -]*):[ \t]*(.*)$", front, re.M)
+        read = {key: value.strip("\"' ") for key, value in pairs} or None
+    if not isinstance(read, dict):
+        return None
+    named = next((value for key, value in read.items() if str(key).lower() == "title"), "")
+    return " ".join(named.split()) if isinstance(named, str) else ""
+
+
+# %% ../nbs/01i_documents.ipynb #0f962991
 HEADING = re.compile(r"\A\s*(?:#{1,6}[ \t]+(.+?)[ \t]*#*[ \t]*(?:\n|\Z)|([^\n]+)\n(?:=+|-{3,})[ \t]*(?:\n|\Z))")
 
 
 def markdown(text: str) -> tuple[str, str]:  # title, text
     "Title and text of a Markdown file."
-    text, title = text.replace("\r\n", "\n"), ""
-    if front := FRONT.match(text):
-        named = re.search(r"^title:[ \t]*(.+)$", front[1], re.M)
-        title, text = named[1].strip().strip("\"'") if named else "", text[front.end() :]
+    text, title = re.sub(r"\r\n?", "\n", text), ""
+    front = FRONT.match(text)
+    if front and (named := front_title(front[1])) is not None:
+        title, text = named, text[front.end() :]
     if heading := HEADING.match(text):
         name = (heading[1] or heading[2]).strip()
         if not title or title == name:
@@ -64,9 +85,10 @@ def markdown(text: str) -> tuple[str, str]:  # title, text
 
 
 # %% ../nbs/01i_documents.ipynb #56ffe943
-HIDDEN = ("script", "style", "noscript", "template", "nav", "svg", "head")
-BLOCKS = ("p div br li ul ol tr table section article header footer main aside blockquote pre dt dd hr figcaption "
-          "h1 h2 h3 h4 h5 h6 td th").split()  # fmt: skip
+HIDDEN = ("script", "style", "noscript", "template", "nav", "svg")
+BLOCKS = ("p div br li ul ol tr table section article header footer main aside blockquote pre dl dt dd hr figure "
+          "figcaption h1 h2 h3 h4 h5 h6 td th caption details summary address form fieldset legend label button select "
+          "option textarea").split()  # fmt: skip
 
 
 def html(path: Path, raw: bytes) -> tuple[str, str]:  # title, text
@@ -76,14 +98,15 @@ def html(path: Path, raw: bytes) -> tuple[str, str]:  # title, text
     soup = BeautifulSoup(raw, "html.parser")
     if soup.declared_html_encoding is None or soup.contains_replacement_characters:
         soup = BeautifulSoup(text_of(path, raw), "html.parser")
-    heading = soup.find("h1")
-    named = soup.title or heading
-    title = " ".join(named.get_text(" ").split()) if named else ""
-    if heading and " ".join(heading.get_text(" ").split()) == title:
-        heading.decompose()
     for part in soup.find_all(HIDDEN):
         part.decompose()
+    named, heading = soup.title.extract() if soup.title else None, soup.find("h1")
+    told = named or heading
+    title = " ".join(told.get_text(" ").split()) if told else ""
+    if heading and " ".join(heading.get_text(" ").split()) == title:
+        heading.decompose()
     for block in soup.find_all(BLOCKS):
+        block.insert(0, "\n")
         block.append("\n")
     lines = (" ".join(line.split()) for line in soup.get_text().splitlines())
     return title, "\n".join(filter(None, lines))
@@ -108,6 +131,8 @@ def documents(folder: Path, notes: Notes, words: int = 0, overlap: int = 0) -> I
     "The files of a folder, and of those in it, as a corpus."
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in (name for name in folders if Path(root, name).is_symlink()):
+            notes.drop("folders that are links, with all in them", Path(root, name).relative_to(folder).as_posix())
         for path in (Path(root, name) for name in sorted(files) if not name.startswith(".")):
             name = path.relative_to(folder).as_posix()
             if path.suffix.lower() not in ENDINGS:

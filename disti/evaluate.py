@@ -19,6 +19,7 @@ __all__ = [
     "fold_judgements",
     "form_name",
     "form_folders",
+    "clear_forms",
     "in_forms",
     "form_rows",
     "cost_facts",
@@ -43,7 +44,7 @@ import pandas as pd
 from .compact import Space, form_search, ms_a_query, parse_form
 from .data import Collection, Run, rows_run, run_rows, unanswerable
 from .evaluation import folded, form_row, write_beside
-from .findings import Finding
+from .findings import Finding, say
 from .leaks import clean_queries
 from .lengths import student_length
 from .manifests import manifest_path, need, read_manifest, wrong
@@ -252,6 +253,23 @@ def form_folders(home: Path, model: str, collection: str, forms: Sequence[str]) 
     return {form: home / "results" / name / collection for form, name in names.items()}
 
 
+# %% ../nbs/17_evaluate.ipynb #e5a5bb16
+def clear_forms(
+    out: Path, ending: str, kept: Iterable[Path]
+) -> list[str]:  # of a model; of its forms now; what is gone
+    "Take away the results of forms that an earlier evaluation of a model had: they are of other vectors."
+    gone = []
+    for path in sorted(out.parent.parent.glob(f"*/{out.name}/measures{ending}.jsonl")):
+        asked = (read_manifest(path) or {}).get("params", {}).get("model_name")
+        if asked == out.parent.name != path.parent.parent.name and path.parent not in {*kept}:
+            for file in (path, path.with_name(f"run{ending}.jsonl")):
+                manifest_path(file).unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
+            gone.append(path.parent.parent.name)
+    return gone
+
+
+# %% ../nbs/17_evaluate.ipynb #a0e3b458
 def in_forms(
     done: Evaluation,  # of the model as it is
     collection: Collection,
@@ -314,6 +332,8 @@ def write_all(
     beside: tuple[Row, Row, Any],  # of `look_further`
 ) -> list[Path]:  # to be stamped, the measures last
     "Everything that an evaluation leaves."
+    if gone := clear_forms(out, ending, forms):
+        say(f"the results of an earlier evaluation are taken away: {', '.join(gone)}")
     written = write_beside(out, ending, *beside)
     for folder, each in forms.items():
         written += write_evaluation(folder, ending, each)

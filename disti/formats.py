@@ -181,7 +181,7 @@ def own_rows(path: Path, kind: str, known: Known, notes: Notes) -> Iterator[tupl
             if kind == "corpus" and isinstance(row, dict) and isinstance(row.get("_id"), str):
                 row = {key: value for key, value in row.items() if key != "title" or value is not None}
                 row["text"] = "" if row.get("text") is None and "text" in row else row.get("text")
-                if row["text"] == "" and not str(row.get("title", "")).strip() or str(row["text"]).isspace():
+                if isinstance(row["text"], str) and not (row["text"] + str(row.get("title", ""))).strip():
                     notes.drop("passages without title and text", f"{path.name}, line {line}")
                     known.empty.setdefault(row["_id"], line)
                     continue
@@ -303,6 +303,9 @@ def trec(path: Path, notes: Notes, known: Known | None = None) -> Iterator[Out]:
     kinds = {each: columns_of(each) for each in files if each.suffix not in (".jsonl", ".json", ".md", ".yml")}
     if odd := [each for each, n in kinds.items() if n not in (4, 6)]:
         raise RowError(f"{odd[0]}: the first line has {kinds[odd[0]]} columns; judgements have 4, runs 6")
+    if learnt := [each for each, n in kinds.items() if n == 4 and split_of(each.stem) == "train"]:
+        what = "is named after the training split, and TREC's judgements become the test"
+        raise RowError(f"{learnt[0]}: {what}; take it out, or put it into a BEIR folder as qrels/train.tsv")
     if known.corpus is None:
         notes.say("there is no corpus here, so ids were not looked up")
     for each in (each for each, n in kinds.items() if n == 4):

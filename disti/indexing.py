@@ -47,8 +47,8 @@ from .linear import pack_linears
 from .manifests import read_facts, versions
 from .models import encode, load_student
 from .records import Row, replacing, text_id
-from .retrieve import bm25_index, word_tokenizer
-from .searchindex import current, open_index, publish, seal_generation, write_bm25, write_texts
+from .retrieve import bm25_index
+from .searchindex import current, cutter, open_index, publish, seal_generation, write_bm25, write_texts
 from .weights import ModelRecord, model_digest
 
 
@@ -133,6 +133,7 @@ class Plan:
 
     kind: str = "auto"  # of `ann.KINDS`, or auto
     language: str = "english"  # of BM25's stemmer; none for no stemming
+    bm25_tokenizer: str = "words"  # or student: the tokenizer of the model that encodes queries
     recall: float = 0.98  # recall@10 against flat that a graph or cells are tuned to
     precision: str = "fp32"  # of the encoder; auto: bf16 where it is fast
     batch_size: int = 64
@@ -212,8 +213,9 @@ def write_generation(
         near = Nearest(vectors, list(corpus), kind, build_ann(vectors, kind, bar.update))
         found = search_facts(near, *probes(queries, vectors), plan)
         write_ann(near.index, kind, folder / "ann.faiss")
-        words = write_bm25(folder, bm25_index(dict(corpus), tokenize=word_tokenizer(plan.language)))
-        told = {"kind": kind, "n": n, "dim": dim, "bm25": words | {"language": plan.language}, "plan": asdict(plan)}
+        cut = {"language": plan.language, "tokenizer": plan.bm25_tokenizer}
+        words = bm25_index(dict(corpus), tokenize=cutter(cut, facts["student"] or facts["model"]))
+        told = {"kind": kind, "n": n, "dim": dim, "bm25": write_bm25(folder, words) | cut, "plan": asdict(plan)}
         seal_generation(folder, facts | told | found | {"versions": versions()})
     publish(index, name)
     return read_facts(index / name / "manifest.json")

@@ -172,10 +172,10 @@ def known_spread(recipe: Placed) -> float:  # SPREAD where nothing is known
 
 # %% ../nbs/09d_looks.ipynb #1e440881
 def provable(n: int, spread: float) -> float:
-    "The smallest true difference that so many queries show in four of five tries."
+    "The smallest true difference that so many queries show in four of five tries; 1: they can show none."
     from disti.stats import minimum_effect
 
-    return minimum_effect(np.resize([spread, -spread], n)) or 1.0 if n > 1 else 1.0
+    return min(1.0, minimum_effect(np.resize([spread, -spread], n)) or 1.0) if n > 1 else 1.0
 
 
 # %% ../nbs/09d_looks.ipynb #463e2406
@@ -194,9 +194,9 @@ def sizes(recipe: Placed) -> Iterator[Finding]:
         ("test", min(judged, value(recipe, "mine", "max_eval_queries") or judged), "more judged queries"),
     )[not pairs.qrels : 2 if judged else 1]:
         least = provable(n, known_spread(recipe))
-        says = f"{n} queries: a true difference of {least:.3f} in nDCG@10 is found in 4 of 5 tries"
-        small = (n < 50 or least > 0.1) and not recipe["scale"]
-        yield Finding(name, "warn" if small else "note", says, remedy, {"queries": n, "least": round(least, 4)})
+        says = f"{n} queries: a true difference of {least:.3f} in nDCG@10 is found in {4 * (least < 1)} of 5 tries"
+        how = "warn" if (n < 50 or least > 0.1) and not recipe["scale"] else "note"
+        yield Finding(name, how, says, remedy, {"queries": n, "least": round(least, 4)})
     says = f"{len(train)} training queries with {len(pairs.passages)} passages, {len(collection.corpus)} to search"
     if pairs.qrels:
         yield Finding("train", "warn" if len(train) < 100 else "note", says, "more training pairs")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .data import parent
+from .data import parent, word_units
 from .distance import by_query, thirds
 from .findings import md_text
 from .metrics import ndcg
@@ -125,8 +125,8 @@ def query_features(
     words = [(set(tokenize(queries[q])), set(tokenize(answer))) for q, answer in zip(query_ids, answers, strict=True)]
     shared = thirds([100 * len(asked & given) / max(1, len(asked)) for asked, given in words])
     found = {
-        "query length": [f"{name} words" for name in thirds([len(queries[q].split()) for q in query_ids])],
-        "answer length": [f"{name} words" for name in thirds([len(answer.split()) for answer in answers])],
+        "query length": [f"{name} words" for name in thirds([len(word_units(queries[q])) for q in query_ids])],
+        "answer length": [f"{name} words" for name in thirds([len(word_units(answer)) for answer in answers])],
         "shared words": [f"{name} %" for name in shared],
         "query type": [query_type(queries[q]) for q in query_ids],
         "script": [script(queries[q]) or "Latin and others" for q in query_ids],

@@ -26,6 +26,7 @@ __all__ = [
     "load_finetune",
     "training_file",
     "match_finding",
+    "own_answers",
     "doubt_findings",
     "pair_findings",
     "same_id",
@@ -269,6 +270,13 @@ def match_finding(pairs: TrainingPairs) -> Finding:  # of pairs that were joined
     )
 
 
+# %% ../nbs/04b_pairs.ipynb #9cc7a178
+def own_answers(pairs: TrainingPairs) -> list[str]:  # query ids
+    "Training queries of which a positive is the same text."
+    texts = {q: identity(text) for q, text in pairs.queries.items()}
+    return [q for q, docs in pairs.qrels.items() if any(identity(pairs.passages[d]) == texts[q] for d in docs)]
+
+
 # %% ../nbs/04b_pairs.ipynb #2e179d1b
 def doubt_findings(pairs: TrainingPairs) -> list[Finding]:
     "Where the pairs had to be guessed at, contradict themselves, or hold what nothing reads."
@@ -286,6 +294,10 @@ def doubt_findings(pairs: TrainingPairs) -> list[Finding]:
         said.append(
             Finding("training pairs", "warn", says, "it counts as positive; correct the rows", {"queries": len(torn)})
         )
+    if own := own_answers(pairs):
+        says = f"{len(own)} training queries are their own answer, first {pairs.queries[own[0]][:50]!r}"
+        remedy = "they teach nothing: pair each with the passage that answers it (is one column read twice?)"
+        said.append(Finding("training pairs", "warn", says, remedy, {"queries": len(own)}))
     if pairs.unread:
         says = "nothing reads " + ", ".join(f"{key!r} of {many} rows" for key, many in sorted(pairs.unread.items()))
         said.append(Finding("training pairs", "note", says, "rename what should be read", dict(pairs.unread)))

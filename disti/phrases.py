@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "UNIT",
+    "CLOSES",
     "ENDS",
     "LEAST",
     "COMMON",
@@ -63,13 +64,14 @@ def units(text: str) -> list[str]:
 
 
 # %% ../nbs/04j_phrases.ipynb #e4318542
-ENDS = regex.compile(r"(?<=[.!?…।؟])\s+|(?<=[。！？])\s*|\n\s*\n")
+CLOSES = "”’」』）》】"  # what belongs to the sentence before
+ENDS = regex.compile(rf"(?<=[.!?…।؟])\s+|(?<=[。！？][{CLOSES}]*)(?![。！？{CLOSES}])\s*|\n\s*\n")
 LEAST = 5  # units of a sentence
 
 
 def glued(left: str, right: str) -> str:
     "Two pieces of a text, with a blank between where the script has blanks."
-    return left + ("" if not left or left[-1] in "。！？" else " ") + right
+    return left + ("" if not left or left[-1] in "。！？" + CLOSES else " ") + right
 
 
 # %% ../nbs/04j_phrases.ipynb #bd7266bd

@@ -10,6 +10,7 @@ __all__ = [
     "CPU",
     "DEVICES",
     "Speeds",
+    "chunks_each",
     "lines",
     "sizes_of",
     "Job",
@@ -37,6 +38,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -46,6 +48,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .check import read_sets
 from .comparison import md_table
+from .data import chunk_text, passage_text
 from .findings import say
 from .folders import header_fault
 from .manifests import read_facts, read_manifest
@@ -56,6 +59,17 @@ from .records import at, choose
 from .results import results_of
 from .settings import read_rates
 from .stage import find_stage, stage_params
+from .streams import stream_rows
+
+
+# %% ../nbs/09w_plan.ipynb #9f361284
+def chunks_each(path: Path, words: int, overlap: int, most: int = 2_000) -> float:  # most: passages that are looked at
+    "How many chunks a passage of a corpus is cut into, on average."
+    if not words or not path.exists():
+        return 1.0
+    some = [passage_text(row) for _, row in islice(stream_rows(path, "corpus"), most)]
+    return sum(len(chunk_text(text, words, overlap)) for text in some) / max(1, len(some))
+
 
 # %% ../nbs/09w_plan.ipynb #8b36d0e7
 DEMO = {"passages": 5000, "test": 591, "pairs": 3072}
@@ -85,9 +99,12 @@ def sizes_of(recipe: Placed) -> dict[str, int]:  # passages, test, train and dev
     dev = min(mine["max_dev"], round(value(recipe, "mine", "dev_fraction") * whole["pairs"]))
     train = min(whole["pairs"] - dev, mine["max_queries"] or whole["pairs"])
     each = 1 + sum(int(value(recipe, "mine", key)) for key in ("n_bm25", "n_dense", "n_fused", "n_random"))
-    passages = min(whole["passages"], mine["max_docs"] or whole["passages"])
+    cut = [int(value(recipe, "mine", key)) for key in ("chunk_words", "chunk_overlap")]
+    documents = min(whole["passages"], mine["max_docs"] or whole["passages"])
+    passages = round(documents * chunks_each(files[0], *cut))
     test = min(whole["test"], mine["max_eval_queries"] or whole["test"])
-    return {"passages": passages, "test": test, "train": train, "dev": dev, "each": each, "depth": mine["depth"]}
+    made = {"documents": documents, "passages": passages, "test": test, "train": train, "dev": dev}
+    return made | {"each": each, "depth": mine["depth"]}
 
 
 # %% ../nbs/09w_plan.ipynb #fc9b1302
@@ -157,7 +174,7 @@ def texts_of(
     if stage == "align":
         steps = steps_of(values, stage, has["train"] * has["each"])
         return steps * told["batch_size"] + told["steps2"] * told["batch_size2"] * (has["each"] + 1), True
-    searched = {"synthesize": has["passages"], "mine": has["passages"] + has["train"] + has["test"]}
+    searched = {"synthesize": has["documents"], "mine": has["passages"] + has["train"] + has["test"]}
     name = str(told.get("model_name", ""))
     searched["evaluate"] = 0 if name == "bm25" or score_folder(name) else has["passages"] + has["test"]
     return searched.get(stage, 0), False

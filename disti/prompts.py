@@ -8,6 +8,7 @@ __all__ = [
     "BEFORE",
     "SEEDED",
     "NAMES",
+    "NUMBER",
     "LABEL",
     "COURTESY",
     "QUOTED",
@@ -24,6 +25,8 @@ __all__ = [
     "records_of",
     "is_stale",
     "read_seeds",
+    "numbered",
+    "unquoted",
     "bare",
     "strings_in",
     "json_texts",
@@ -172,21 +175,36 @@ def read_seeds(
 
 # %% ../nbs/05i_prompts.ipynb #cd8d6c62
 NAMES = "question|query|claim|key ?words|title|answer|q|frage|suchanfrage|问题|标题"
-LABEL = regex.compile(
-    rf"^(?:[-*•]\s+|\(?\d{{1,2}}[.):]\s+|(?:\*\*)?(?:search )?(?:{NAMES})\s*\d*\s*[:：](?:\*\*)?\s*)+", regex.I
-)
+NUMBER = regex.compile(r"(?:\*\*)?\(?(\d{1,2})(?:[.):](?:\*\*)?\s+|[、．）](?:\*\*)?\s*)")
+LABEL = regex.compile(rf"^(?:[-*•>]\s+|(?:\*\*)?(?:search )?(?:{NAMES})\s*\d*\s*[:：](?:\*\*)?\s*)+", regex.I)
 COURTESY = regex.compile(r"^(?:sure|certainly|of course|here (?:is|are)|here's|okay|ok)\b.*:$", regex.I)
 QUOTED = [('"', '"'), ("'", "'"), ("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("`", "`"), ("**", "**")]
 
 
-def bare(line: str) -> str:
+# %% ../nbs/05i_prompts.ipynb #1f1745cd
+def numbered(lines: Sequence[str]) -> bool:
+    "Are lines counted? One that begins with a number, such as a day of a month, is a query as it stands."
+    found = [int(m[1]) for line in lines if (m := NUMBER.match(LABEL.sub("", line.strip())))]
+    return bool(found) and min(found) < 2 and (len(found) > 1 or len(lines) == 1)
+
+
+# %% ../nbs/05i_prompts.ipynb #541dd82f
+def unquoted(line: str) -> str:
+    "A line without the quotation marks around all of it; those of single words stay."
+    for left, right in QUOTED:
+        inner = line[len(left) : -len(right)]
+        plain = regex.sub(r"(?<=\w)'(?=\w)", "", inner)  # an apostrophe
+        if inner and line == left + inner + right and left not in plain and right not in plain:
+            line = inner.strip()
+    return line
+
+
+def bare(line: str, counted: bool = True) -> str:  # counted: a number before it is its place in a list
     "A line without what models put around a query."
     before = ""
     while line != before:
         before, line = line, LABEL.sub("", line.strip()).strip()
-        for left, right in QUOTED:
-            if line.startswith(left) and line.endswith(right) and len(line) > len(left) + len(right):
-                line = line[len(left) : -len(right)].strip()
+        line = unquoted(line[found.end() :].strip() if counted and (found := NUMBER.match(line)) else line)
     return line
 
 
@@ -239,13 +257,15 @@ def queries_in(
     cut: bool = False,  # the server stopped it: its last line may be half a query
 ) -> list[str]:  # at most n, none of them twice
     "The queries of a reply."
-    said = said_lines(reply)
-    lines = [bare(line) for line in (said[:-1] if cut else said) if not COURTESY.match(line.strip())]
-    return list(dict.fromkeys(filter(None, lines)))[:n]
+    said = list(filter(None, map(str.strip, said_lines(reply))))
+    heads = {line for line in said if COURTESY.match(line) or len(said) > 1 and line.rstrip("* ")[-1:] in (":", "：")}
+    lines = [line for line in (said[:-1] if cut else said) if line not in heads]
+    counted = numbered(lines)
+    return list(dict.fromkeys(filter(None, (bare(line, counted) for line in lines))))[:n]
 
 
 # %% ../nbs/05i_prompts.ipynb #ad020262
-CUT = ("length", "max_tokens")  # why a reply ended, where it was not at its end
+CUT = ("length", "max_tokens", "model_context_window_exceeded")  # why a reply ended, where it was not at its end
 
 
 def drafts_in(
@@ -257,7 +277,7 @@ def drafts_in(
     made = []
     for record in records:
         if answer := known.get(record["record_id"]):
-            for query in queries_in(answer["reply"], record.get("n", 1), answer.get("ended") in CUT):
+            for query in queries_in(answer["reply"], record.get("n", 1), str(answer.get("ended")).lower() in CUT):
                 own = {key: record[key] for key in ("doc_id", "how", "prompt", "record_id")}
                 made.append({"text": query, **own, "model": answer.get("model", "")})
     return made

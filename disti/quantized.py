@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,12 +150,20 @@ def modules_behind(call: Any, depth: int = 3) -> list[torch.nn.Module]:
 
 
 # %% ../nbs/06l_quantized.ipynb #825fb962
-def language_scorer(kind: str, record: ModelRecord, way: str, device: str = "") -> tuple[Any, float]:
+def language_scorer(
+    kind: str,
+    record: ModelRecord,
+    way: str,
+    device: str = "",
+    options: Mapping[str, Any] = {},  # further ones of its kind: layers that run, ...  # noqa: B006
+) -> tuple[Any, float]:
     "A reranker that is a language model, and MB of its weights."
     if way not in ("fp32", "bf16", "int8", "int4"):
         raise ValueError(f"a {kind} computes in fp32, bf16, int8 or int4, not in {way}; leave it out of ways")
-    options = {"precision": way, "max_length": record.max_length, "device": device}
-    scorer = load_scorer(kind, record.name, {key: value for key, value in options.items() if value})
+    told = {"precision": way, "max_length": record.max_length, "device": device}
+    if said := sorted(told.keys() & options.keys()):
+        raise ValueError(f"scorer_options name {said[0]!r}, which the stage's own parameters say; leave it out there")
+    scorer = load_scorer(kind, record.name, {key: value for key, value in told.items() if value} | dict(options))
     held = modules_behind(scorer.engine.forward) if scorer.engine else []
     return scorer, sum(map(weights_mb, held))  # type: ignore[arg-type]
 
@@ -167,12 +175,15 @@ def scorer_of(
     way: str,  # of WAYS
     folder: Path,  # to write in
     device: str = "",  # "": a GPU if there is one
+    options: Mapping[str, Any] = {},  # of a language model's kind  # noqa: B006
 ) -> tuple[Any, float]:
     "A callable from pairs to scores, and MB of its weights."
     if kind in LANGUAGE_MODELS:
-        return language_scorer(kind, record, way, device)
+        return language_scorer(kind, record, way, device, options)
     if kind not in ("reranker", "student"):
         raise ValueError(f"a model is a reranker or a student, not {kind!r}")
+    if options:
+        raise ValueError(f"a {kind} has no options, got {', '.join(options)}; say kind=flag_reranker or llm_reranker")
     model: Model = (
         load_reranker(record.name, record.max_length, device, record.trust_remote_code) if kind == "reranker"
         else load_student(record, device=device or None)
@@ -207,7 +218,7 @@ def measure_way(task: Row) -> Row:  # a task of `tasks`, and "lists": [[query, p
     before = psutil.Process().memory_info().rss / 1e6
     with tempfile.TemporaryDirectory() as folder:
         record = ModelRecord(**task["record"])
-        score, size = scorer_of(task["kind"], record, task["way"], Path(folder), device)
+        score, size = scorer_of(task["kind"], record, task["way"], Path(folder), device, task.get("options", {}))
         score(pairs[:32])
         started = time.perf_counter()
         scores = np.asarray(score(pairs), np.float64)

@@ -15,6 +15,7 @@ __all__ = [
     "COMMON",
     "RRF_K",
     "FUSIONS",
+    "FINE",
     "top_k",
     "pairs_of",
     "Words",
@@ -53,7 +54,7 @@ import Stemmer
 from scipy.sparse import coo_array, csc_array
 from tqdm import tqdm
 
-from .data import Collection, Run, parent, sample, unanswerable
+from .data import UNSPACED, Collection, Run, parent, sample, unanswerable
 
 # %% ../nbs/04_retrieve.ipynb #97e5e747
 Ranking = list[tuple[str, float]]
@@ -77,7 +78,7 @@ def top_k(
 
 # %% ../nbs/04_retrieve.ipynb #c3b0d74d
 Tokenize = Callable[[str], list[str]]
-SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+SPACELESS = rf"{UNSPACED}\p{{Hangul}}"  # Korean words grow endings that no stemmer here takes off
 RUNS = regex.compile(rf"(?V1)([{SPACELESS}]+)|([[\w\p{{M}}]--[{SPACELESS}]]+)")
 
 
@@ -378,6 +379,9 @@ def fuse(
 
 
 # %% ../nbs/04_retrieve.ipynb #0a3b2e0c
+FINE = 30  # decimals of scores that are not this module's: probabilities near 0 differ far behind the comma
+
+
 def max_passage(
     run: Run,  # over chunks
     k: int = 100,  # passages a query
@@ -388,7 +392,7 @@ def max_passage(
         best: dict[str, float] = {}
         for doc_id, score in ranking:
             best[parent(doc_id)] = max(score, best.get(parent(doc_id), -math.inf))
-        folded[query_id] = top_k(np.array(list(best.values())), list(best), k)
+        folded[query_id] = top_k(np.array(list(best.values())), list(best), k, FINE)
     return folded
 
 

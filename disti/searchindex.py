@@ -10,6 +10,7 @@ __all__ = [
     "FILES",
     "KEYS",
     "write_bm25",
+    "cutter",
     "read_bm25",
     "write_texts",
     "seal_generation",
@@ -36,7 +37,7 @@ from .ann import Nearest, read_ann
 from .manifests import hashes, otherwise, read_facts
 from .packed import Packed, write_packed
 from .records import Row, file_hash, write_text
-from .retrieve import BM25, COMMON, word_tokenizer
+from .retrieve import BM25, COMMON, Tokenize, choose_tokenizer
 from .weights import ModelRecord
 
 # %% ../nbs/05t_searchindex.ipynb #83b89e70
@@ -52,11 +53,22 @@ def write_bm25(folder: Path, index: BM25) -> Row:  # what the manifest must know
 
 
 # %% ../nbs/05t_searchindex.ipynb #830db27c
-def read_bm25(folder: Path, facts: Row, doc_ids: list[str]) -> BM25:
+def cutter(facts: Row, record: Row | None) -> Tokenize:  # facts: of BM25; record: of the model that encodes queries
+    "How BM25 cuts texts: into words, or as that model's tokenizer does."
+    name, own = facts.get("tokenizer", "words"), None
+    if name == "student":
+        from disti.lengths import open_tokenizer
+
+        own = open_tokenizer(ModelRecord(**(record or {})))
+    return choose_tokenizer(name, facts["language"], own)
+
+
+# %% ../nbs/05t_searchindex.ipynb #c0ffee02
+def read_bm25(folder: Path, facts: Row, doc_ids: list[str], record: Row | None = None) -> BM25:
     "Read it back, arrays mapped."
     parts = {name: np.load(folder / f"bm25-{name}.npy", mmap_mode="r") for name in WORDS}
     vocabulary = {word: number for number, word in enumerate(Packed(folder, "words"))}
-    cut = word_tokenizer(facts["language"])
+    cut = cutter(facts, record)
     made = BM25(doc_ids, cut, vocabulary, **parts, **{key: facts[key] for key in ("mean_length", "k1", "b")})
     many = np.diff(made.starts)
     for number in np.flatnonzero(many * COMMON > len(doc_ids)).tolist():
@@ -200,7 +212,8 @@ def read_generation(index: Path, folder: Path, check: bool) -> SearchIndex:
     for key, owner in (("efSearch", getattr(near.index, "hnsw", None)), ("nprobe", near.index)):
         if facts.get(key) and owner is not None:
             setattr(owner, key, facts[key])
-    return SearchIndex(folder, facts, doc_ids, texts, near, read_bm25(folder, facts["bm25"], doc_ids))
+    words = read_bm25(folder, facts["bm25"], doc_ids, facts.get("student") or facts["model"])
+    return SearchIndex(folder, facts, doc_ids, texts, near, words)
 
 
 # %% ../nbs/05t_searchindex.ipynb #6e20e69c

@@ -96,6 +96,9 @@ class IndexSettings(BaseModel):
 
     kind: str = Field("auto", description="auto, flat, flat-int8, flat-binary, hnsw, hnsw-int8, ivfpq")
     language: str = Field("english", description="of BM25's stemmer; none for no stemming")
+    bm25_tokenizer: Literal["words", "student"] = Field(
+        "words", description="what BM25 counts: words, or the model's tokens"
+    )
     recall: float = Field(0.98, gt=0, le=1, description="recall@10 against flat that a graph or cells are tuned to")
     precision: Literal["fp32", "bf16", "auto"] = Field("fp32", description="of the encoder")
     batch_size: int = Field(64, ge=1, description="texts encoded at once")

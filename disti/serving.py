@@ -158,7 +158,8 @@ def teachers_of(home: Path, recipe: Placed) -> list[str]:
 def made_alike(facts: Row, record: ModelRecord, plan: Plan, student: ModelRecord | None = None) -> bool:
     "Was an index made by this model, read in this way, and as planned?"
     made = [teacher_digest(ModelRecord(**facts[key])) if facts.get(key) else "" for key in ("model", "student")]
-    return made == [teacher_digest(each) if each else "" for each in (record, student)] and facts["plan"] == vars(plan)
+    alike = [teacher_digest(each) if each else "" for each in (record, student)]
+    return made == alike and Plan(**facts["plan"]) == plan
 
 
 # %% ../nbs/09v_serving.ipynb #002b68ea
@@ -196,10 +197,10 @@ def run_plan(
     given: Mapping[str, Any] = {},  # settings that were typed  # noqa: B006
     file: str | Path = "",  # YAML with a section `index`
 ) -> Plan:
-    "How a run is indexed: as is said, else as it was, else in the language of its words."
+    "How a run is indexed: as is said, else as it was, else with BM25 as it was measured."
     recipe = resolve_recipe(read_recipe(home / "recipe.yaml"))
     index = home / "index" / (model or main_student(recipe))
-    spoken = {"language": value(recipe, "evaluate", "language")}
+    spoken = {name: value(recipe, "evaluate", name) for name in ("language", "bm25_tokenizer")}
     return Plan(**settings_of("index", given, file, known=spoken | facts_of(index).get("plan", {})).model_dump())
 
 
@@ -223,16 +224,13 @@ def kept_by_hand(index: Path, record: ModelRecord, plan: Plan) -> bool:
 
 # %% ../nbs/09v_serving.ipynb #72da2e36
 def otherwise_findings(recipe: Placed) -> list[Finding]:
-    "In what a search service is not what was measured: passages whole, BM25 over words."
+    "In what a search service is not what was measured: passages whole."
     words, found = int(value(recipe, "evaluate", "chunk_words")), []
     if words:
         says = f"the run was measured on chunks of {words} words; an index holds whole passages, so it finds others"
         found.append(
             Finding("index", "warn", says, "cut the corpus itself (one row a chunk) where long passages matter")
         )
-    if value(recipe, "evaluate", "bm25_tokenizer") == "student":
-        says = "the run's BM25 read the student's pieces; that of an index reads words, so bm25 and hybrid find others"
-        found.append(Finding("index", "warn", says, "bm25_tokenizer: words, and measure again, where they are served"))
     return found
 
 

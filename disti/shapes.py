@@ -262,9 +262,25 @@ def in_cell(value: Any) -> Any:
 def text_table(path: Path, columns: list[str], sign: str) -> Iterator[Callable[[list[Row]], object]]:
     "A CSV or TSV file; rows are written some at a time."
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=sign, lineterminator="\n")
-        writer.writerow(columns)
-        yield lambda rows: writer.writerows([in_cell(row.get(name)) for name in columns] for row in rows)
+        plain, quoted = (
+            csv.writer(file, delimiter=sign, lineterminator="\n", quoting=how)
+            for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+
+        def write(rows: list[Row]) -> None:
+            for row in rows:
+                cells = [in_cell(row.get(name)) for name in columns]
+                strange = "".join(cell for cell in cells if isinstance(cell, str))
+                if "\0" in strange:
+                    raise ValueError(
+                        f"a text holds a zero byte, which no table of text can: {strange[:40]!r}; write .jsonl"
+                    )
+                (quoted if "\r" in strange else plain).writerow(
+                    cells
+                )  # csv alone leaves these bare, and reads a row's end
+
+        plain.writerow(columns)
+        yield write
 
 
 # %% ../nbs/04l_shapes.ipynb #8dae07b7

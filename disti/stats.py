@@ -141,8 +141,10 @@ def minimum_effect(
     *,
     clusters: Sequence[Hashable] | None = None,
     power: float = 0.8,  # share of tries that shall find it
-) -> float | None:  # None where nothing varies: there is no difference to find
+) -> float | None:  # None where nothing varies, and where so few queries can show nothing
     "The smallest true difference that a test of these queries would find in 4 of 5 tries."
+    if 2.0 ** (1 - len(cluster_sums(diff, clusters)[0])) > alpha:  # the p of equal signs: no test can be below it
+        return None
     spread = standard_error(diff, clusters)
     return float(norm.ppf(1 - alpha / 2) + norm.ppf(power)) * spread if spread > 1e-12 else None
 
@@ -239,5 +241,6 @@ def verdict(
     if test or interval:
         return f"undecided, test and interval disagree: {numbers}"
     could = tests["minimum_effect"]
-    seen = "" if could is None else f"; {could:.3f} would have been found in 4 of 5 tries"
+    few = "; so few queries could not have shown any" if tests.get("n_clusters", 20) < 20 else ""
+    seen = few if could is None else f"; {could:.3f} would have been found in 4 of 5 tries"
     return f"no difference shown: {numbers}{seen}"

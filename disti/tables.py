@@ -16,6 +16,7 @@ __all__ = [
     "one_holder",
     "column_roles",
     "delimiter_of",
+    "apart",
     "csv_rows",
     "check_header",
     "dataset_splits",
@@ -154,6 +155,23 @@ def delimiter_of(path: Path) -> str:
     return max(DELIMITERS, key=lambda sign: (sum(bool(role_of(name)) for name in names(sign)), len(names(sign))))
 
 
+# %% ../nbs/01d_tables.ipynb #51d9f247
+def apart(cells: list[str], sign: str, where: str) -> list[str]:  # the same cells
+    "Refuse a cell between marks that has eaten whole rows of a tab table: its lines have the tabs of rows."
+    for at, cell in enumerate(cells):
+        tabs = [line.count("\t") for line in cell.split("\n")]
+        if (
+            sign == "\t"
+            and min(len(tabs), len(cells)) > 1
+            and [tabs[0], *tabs[1:-1], tabs[-1]] == [len(cells) - 1 - at, *[len(cells) - 1] * (len(tabs) - 2), at]
+        ):
+            raise RowError(
+                f"{where}: {cell[:40]!r} runs from one quotation mark to another over {len(tabs)} lines that look like "
+                "rows; where marks are plain signs say --no-quotes, else write this table as .csv or .jsonl"
+            )
+    return cells
+
+
 # %% ../nbs/01d_tables.ipynb #90b5c463
 def csv_rows(
     path: Path,
@@ -178,7 +196,7 @@ def csv_rows(
                     f"{sign!r}); a text that holds this sign is written in quotes, or name another: --delimiter"
                 )
             elif any(cell.strip() for cell in cells):
-                yield begins, dict(zip(header, cells, strict=True))
+                yield begins, dict(zip(header, apart(cells, sign, f"{path}, line {begins}"), strict=True))
     except csv.Error as error:
         raise RowError(
             f"{path}, line {line + 1}: {error}; a quotation mark within a quoted text is doubled, and where marks are "
