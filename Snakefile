@@ -6,7 +6,7 @@
 import sys
 from disti.looks import asks_written, model_digests
 from disti.names import score_folder
-from disti.recipe import data_files, evaluation_files, general_files, job, job_values, made_from, main_student, read_recipe, resolve_recipe, value
+from disti.recipe import data_files, evaluation_files, general_files, job, job_values, made_from, main_student, processes_of, read_recipe, resolve_recipe, value
 from disti.results import results_of, written_from
 from disti.scales import models_measured, sets_of, teachers_of
 from disti.stage import resource, stage_code, stage_params
@@ -113,9 +113,9 @@ rule teach:  # one half of the queries each: every query is scored by the teache
     input: MINED
     output: RUN + "/models/teacher-{fold}.meta.json"
     params: variant="{fold}", model=DIGESTS.get("teach.model", ""), **told("teach")
-    threads: recipe["threads"]
+    threads: recipe["threads"] * processes_of(recipe, "teach")
     priority: 8
-    resources: gpu=1
+    resources: gpu=processes_of(recipe, "teach")
     shell: STAGE + " -p fold {wildcards.fold}"
 
 
@@ -180,9 +180,9 @@ for name, entry in STUDENTS.items():
             rules.write.output if asks_written(recipe, name) else [],
         output: f"{RUN}/models/{name}.meta.json"
         params: variant=name, models=[DIGESTS[key] for key in DIGESTS if key.startswith(f"{name}.")], **told(entry["stage"], name)
-        threads: recipe["threads"]
+        threads: recipe["threads"] * processes_of(recipe, entry["stage"], name)
         priority: 6
-        resources: gpu=1
+        resources: gpu=processes_of(recipe, entry["stage"], name)  # a device each
         shell: STAGE
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "unasked",
     "mining_words",
     "wrong_settings",
+    "few_gpus",
     "tested_besides",
     "bytes_of",
     "full_disk",
@@ -33,6 +34,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .elsewhere import gpus
 from .findings import SEVERITIES, Finding, clean, plain
 from disti.looks import (
     Look,
@@ -51,7 +53,7 @@ from disti.looks import (
 )
 from .names import name_pairs, twin
 from .places import Placed
-from .recipe import data_files, job_values, read_recipe, resolve_recipe, value
+from .recipe import data_files, job_values, processes_of, read_recipe, resolve_recipe, value
 from .records import at
 from .stage import stage_params, unquoted
 from .weights import resolve_model
@@ -164,6 +166,19 @@ def wrong_settings(recipe: Placed) -> Iterator[Finding]:
             yield Finding("settings", "stop", f"{name}.{key}: {plain(str(error))}", f"correct {key} of {name}")
 
 
+# %% ../nbs/09e_check.ipynb #ff595f4e
+def few_gpus(recipe: Placed) -> Iterator[Finding]:
+    "Trainings that want more GPUs than this machine has; another one, where the jobs may run, cannot be seen."
+    trained = {name: (entry["stage"], name) for name, entry in recipe["students"].items()}
+    trained |= {"teach": ("teach", "")} if recipe["teacher"] == "train" else {}
+    wanted, there = {name: processes_of(recipe, *which) for name, which in trained.items()}, len(gpus())
+    for name in (name for name, n in wanted.items() if n > there > 0):
+        says = f"{name}: processes={wanted[name]}, a GPU each, and this machine has {there}"
+        yield Finding(
+            "gpus", "warn", says, f"processes={there}: the result is the same; or run it where there are more"
+        )
+
+
 # %% ../nbs/09e_check.ipynb #c72510ba
 def tested_besides(recipe: Placed) -> Iterator[Finding]:
     "Pairs of models that shall be tested; one of whom the run has not is left out."
@@ -206,6 +221,7 @@ FIRST: Sequence[Look] = (
     missing_sources,
     wrong_rows,
     wrong_settings,
+    few_gpus,
     missing_models,
     writers,
     unasked,

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "Sharing",
     "ListTrainer",
     "PairTrainer",
     "save_steps",
@@ -17,8 +18,6 @@ __all__ = [
     "build_trainer",
     "look_first",
     "check_fit",
-    "content_id",
-    "run_mark",
     "Damaged",
     "load_best",
     "attempt",
@@ -31,18 +30,16 @@ __all__ = [
 ]
 
 # %% ../nbs/08d_training.ipynb #505d2a67
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.trainer import BaseTrainer
@@ -53,8 +50,18 @@ from transformers import ProgressCallback
 from transformers.trainer_callback import PrinterCallback
 
 from .batches import ListCollator, PairCollator
-from .checkpoints import Sealing, clear, go_on, keep_start, load_start, mend_history, newest_whole, read_run
-from .distributed import from_first, is_first, join, processes, wait
+from disti.checkpoints import (
+    Sealing,
+    clear,
+    go_on,
+    keep_start,
+    load_start,
+    mend_history,
+    newest_whole,
+    read_run,
+    run_mark,
+)
+from .distributed import ForAll, from_first, is_first, join, processes, rank, several, wait
 from .findings import stop_on, tell
 from .linear import training_attention, training_linears
 from .lint import lint
@@ -65,15 +72,25 @@ from .progress import Dev, KeepBest, TrainingHistory, finished
 from .records import Row, read_partial
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 from .settings import Fit, n_steps
+from .workers import train_together
 
 
 # %% ../nbs/08d_training.ipynb #cd82bbac
-class ListTrainer(Sealing, Recovering, SentenceTransformerTrainer):
+class Sharing:
+    "Mixed into a trainer: every process has every batch."
+
+    def get_batch_sampler(self: Any, *given: Any, **more: Any) -> Any:
+        "Batches, as often as there are processes among which they are dealt out in turn."
+        batches = super().get_batch_sampler(*given, **more)  # type: ignore[misc]
+        return ForAll(batches, self.args.world_size) if self.args.world_size > 1 else batches
+
+
+class ListTrainer(Sharing, Sealing, Recovering, SentenceTransformerTrainer):
     "The student's trainer."
 
 
 # %% ../nbs/08d_training.ipynb #3f952bb3
-class PairTrainer(Sealing, Recovering, CrossEncoderTrainer):
+class PairTrainer(Sharing, Sealing, Recovering, CrossEncoderTrainer):
     "The cross-encoder's trainer, taking features that are tokenised already instead of texts."
 
     collect_features = BaseTrainer.collect_features
@@ -100,7 +117,6 @@ def learning(settings: Fit) -> dict[str, Any]:
         gradient_accumulation_steps=settings.accumulate,
         seed=settings.seed,
         data_seed=settings.seed,
-        dataloader_drop_last=False,
     )
 
 
@@ -142,13 +158,20 @@ def machine(settings: Fit, device: str) -> dict[str, Any]:
 def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
     "The trainer's own arguments."
     parts = learning(settings) | writing(settings) | machine(settings, device)
-    return kind(output_dir=str(folder), **parts)
+    made = kind(output_dir=str(folder), dataloader_drop_last=several(), **parts)
+    made.dataloader_drop_last = False  # the library switches it on for several processes, and says so
+    made._n_gpu = min(made.n_gpu, 1)  # else DataParallel: as many lists more as this process sees GPUs
+    return made
 
 
 # %% ../nbs/08d_training.ipynb #701ab9bb
 def chunked(loss: nn.Module, chunk: int, model: nn.Module) -> nn.Module:
     "A loss that can encode in chunks, where it calls the model as `loss.model`."
     if not isinstance(getattr(loss, "model", None), nn.Module):
+        if several():
+            raise ValueError(
+                f"several processes share a loss that calls its model as .model; {type(loss).__name__} has none"
+            )
         return loss
     loss.model = model  # an earlier trainer may have put its wrapper there
     return InChunks(loss, chunk, scores=isinstance(model, CrossEncoder))
@@ -218,6 +241,8 @@ def check_fit(
     "Refuse what cannot be trained, before a model is touched."
     if not rows:
         raise ValueError("no lists to train on; mine more queries")
+    if processes() > 1 and settings.processes not in (1, processes()):
+        raise ValueError(f"processes={settings.processes}, and torchrun started {processes()}; leave it out")
     if bool(settings.eval_steps) != (evaluate is not None):
         raise ValueError(
             f"an evaluation needs both, `evaluate` and eval_steps; got eval_steps {settings.eval_steps} "
@@ -230,28 +255,6 @@ def check_fit(
         raise ValueError("a cross-encoder has no embedding, so no dims")
     if wrong := [length for length in settings.dims if length > size]:
         raise ValueError(f"dims are lengths of the embedding, from 1 to {size} here, got {wrong[0]}")
-
-
-# %% ../nbs/08d_training.ipynb #13217921
-def content_id(model: nn.Module, rows: Sequence[Row]) -> tuple[str, str]:  # of the weights, of the rows; 16 hex digits
-    "What a run starts from."
-    weights, data = hashlib.sha256(), hashlib.sha256()
-    for name, value in model.state_dict().items():
-        weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for row in rows:
-        data.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return weights.hexdigest()[:16], data.hexdigest()[:16]
-
-
-# %% ../nbs/08d_training.ipynb #2cedac7c
-def run_mark(model: Any, rows: Sequence[Row], objective: Objective | None, settings: Fit, more: Row | None) -> Row:
-    "What the weights of a run depend on."
-    same = {key: value for key, value in asdict(settings).items() if key not in ("lint", "report_to")}
-    weights, data = content_id(model, rows)
-    reads = [getattr(model, "prompts", {}), getattr(model, "max_seq_length", None)]
-    mark = {"settings": same, "objective": str(objective or ""), "model": [weights, *reads], "rows": data, "more": more}
-    return json.loads(json.dumps(mark | {"processes": processes()}, default=str))
 
 
 # %% ../nbs/08d_training.ipynb #f6e0062b
@@ -306,8 +309,9 @@ def train_on(
         return from_first(lambda: newest_whole(recovery.folder, mark, upto)[0])
 
     for damaged in count():  # attempts, at most
-        manual_seed(settings.seed)
-        problem = attempt(make(), settings, recovery, resume)
+        trainer = make()  # which sets all seeds
+        manual_seed(settings.seed + rank())  # dropout of other texts falls on other places
+        problem = attempt(trainer, settings, recovery, resume)
         wait()
         if problem is None:
             return
@@ -357,9 +361,15 @@ def fit(
 ) -> list[Row]:  # the history
     "Train a student on lists, or a cross-encoder on their pairs; an interrupted call goes on where it was."
     check_fit(model, rows, settings, evaluate, loss is not None)
+    if settings.processes > processes():
+        make = import_module("disti.training").fit  # by that name also when a notebook runs this cell
+        told = dict(checkpoints=checkpoints, history=history, fingerprint=fingerprint, evaluate=evaluate, loss=loss)
+        ready(model, settings)
+        return train_together(make, model, rows, objective, settings, collator=collator, n=settings.processes, **told,
+                              folder=Path(f"{checkpoints}.workers"))  # fmt: skip
     join(model.device.type)
-    settings = replace(settings, steps=n_steps(settings, len(rows), processes()), epochs=0.0)
-    goal = None if loss else parse(objective).prepared(model, rows, seed=settings.seed)
+    settings = replace(settings, steps=n_steps(settings, len(rows)), epochs=0.0)
+    goal = None if loss else from_first(lambda: parse(objective).prepared(model, rows, seed=settings.seed))
     recovery = Recovery(Path(checkpoints), Path(history), settings.chunk, spike=settings.spike, first=is_first())
     mark = from_first(lambda: run_mark(model, rows, goal, settings, fingerprint))
     from_first(lambda: manifest_path(history).unlink(missing_ok=True))  # it is about to change
