@@ -14,9 +14,14 @@ import torch
 
 from disti.batches import ListCollator
 from disti.checkpoints import steps_kept
+from disti.data import write_collection
 from disti.distributed import life, rank
+from disti.manifests import stamp
 from disti.models import load_student
+from disti.records import read_rows, write_rows
+from disti.run import run_stage
 from disti.training import Fit, fit
+from disti.weights import model_record, write_model
 
 SCRIPT = """
 import os, signal, sys
@@ -324,3 +329,78 @@ def test_the_error_of_a_worker_is_the_notebooks(one: tuple) -> None:
     with pytest.raises(ValueError, match="an evaluation needs both"):
         fit(load_student(folder / "base", device="cpu"), LISTS, "kl", Fit(processes=2, eval_steps=2),
             checkpoints=folder / "x", history=folder / "x.jsonl")  # fmt: skip
+
+
+# --- a stage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mined(whole: tuple[Path, list[dict]]) -> Path:
+    "The artifacts of a run in which the tiny encoder is to learn twelve lists."
+    folder, _ = whole
+    run = folder / "artifacts" / "r"
+    corpus = {f"d{i}-{j}": text for i, row in enumerate(LISTS) for j, text in enumerate(row["passages"])}
+    queries = {f"q{i}": row["query"] for i, row in enumerate(LISTS)}
+    qrels = {f"q{i}": {f"d{i}-0": 1.0} for i in range(len(LISTS))}
+    groups = [
+        {"query_id": f"q{i}", "component": f"c{i}", "doc_ids": [f"d{i}-{j}" for j in range(3)], "labels": [1, 0, 0],
+         "miner": "bm25"}
+        for i in range(len(LISTS))
+    ]  # fmt: skip
+    scored = [group | {"scores": [4.0, 1.0, -2.0], "scorer": "rule"} for group in groups]
+    source, told = run / "hard-negative", run / "teacher-score"
+    made = write_collection(source, corpus=corpus, queries=queries, qrels=qrels)
+    made += write_collection(source, queries=queries, qrels=qrels, split="dev")
+    made += [write_rows(source / f"{name}.jsonl", groups, "group") for name in ("groups", "candidates-dev")]
+    made += [write_rows(told / f"{split}.jsonl", scored, "scored") for split in ("train", "dev")]
+    made.append(write_model(source / "model.json", model_record(str(folder / "base"))))
+    for file in made:
+        stamp(file, stage="by hand", params={})
+    return folder / "artifacts"
+
+
+STAGES = {
+    "distill": {"loss": "info_nce + kl", "fit": "eval_steps=4, precision=fp32, lint=warn"},
+    "lora": {"method": "lora", "rates": "1e-2 1e-3", "fit": "precision=fp32"},
+    "teach": {"fold": -1, "fit": "eval_steps=4, precision=fp32"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_trains_in_two_processes(mined: Path, stage: str) -> None:
+    "The same student, history and facts as in one process, by the notebook as batch runs it."
+    found = {}
+    for n in (1, 2):
+        given = STAGES[stage] | {"run": "r", "artifacts": str(mined), "steps": 8, "batch_size": 5, "n_negatives": 2}
+        given |= {"name": "student", "lr": 3e-3} if stage != "teach" else {"lr": 3e-3}
+        given["fit"] += f", processes={n}"
+        said: list[str] = []
+        run_stage(stage, given, show=said.append)
+        place = mined / "r" / "models" / ("teacher" if stage == "teach" else "student")
+        facts = json.loads(place.with_name(f"{place.name}.meta.json").read_text())["facts"]
+        history = read_rows(place.with_name(f"{place.name}.history.jsonl"))
+        texts = [f"{a} the {b}" for a, b in zip(WORDS, WORDS[3:], strict=False)]
+        if stage == "teach":
+            from disti.crossencoders import load_cross_encoder
+
+            values = torch.tensor(load_cross_encoder(place, device="cpu").predict([(text, WORDS[0]) for text in texts]))
+        else:
+            values = load_student(place, device="cpu").encode(texts, convert_to_tensor=True)
+        found[n] = values, history, facts
+    (one, history, facts), (two, again, told) = found[1], found[2]
+    assert (two - one).abs().max() < 1e-4 * max(1, one.abs().max())
+    same_history(again, history)
+    assert (facts.pop("processes"), told.pop("processes")) == (1, 2)
+    for key, value in facts.items():
+        assert told[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
+    assert not (mined / "r" / "checkpoints").exists() or not any((mined / "r" / "checkpoints").iterdir())
+
+
+def test_a_stage_says_what_a_worker_said(mined: Path) -> None:
+    given = {"run": "r", "artifacts": str(mined), "name": "wrong", "keep": "", "fit": "processes=2", "batch_size": 1}
+    said: list[str] = []
+    with pytest.raises(RuntimeError, match=r"14_distill: ValueError: small batch: a batch of 1 list .*\(notebook: "):
+        run_stage("distill", given | {"loss": "info_nce", "n_negatives": 0}, show=said.append)
+    assert len([line for line in said if "finding: stop | small batch" in line]) == 1, "told once"
+    kept = [row["check"] for row in read_rows(mined / "r" / "findings.jsonl") if row["stage"] == "14_distill"]
+    assert kept.count("small batch") == 1
