@@ -4,9 +4,10 @@
 # Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
+from disti.check import processes_of
 from disti.looks import asks_written, model_digests
 from disti.names import score_folder
-from disti.recipe import data_files, evaluation_files, general_files, job, job_values, made_from, main_student, processes_of, read_recipe, resolve_recipe, value
+from disti.recipe import data_files, evaluation_files, general_files, job, job_values, made_from, main_student, read_recipe, resolve_recipe, value
 from disti.results import results_of, written_from
 from disti.scales import models_measured, sets_of, teachers_of
 from disti.stage import resource, stage_code, stage_params

@@ -12,6 +12,7 @@ __all__ = [
     "unasked",
     "mining_words",
     "wrong_settings",
+    "processes_of",
     "few_gpus",
     "tested_besides",
     "bytes_of",
@@ -53,8 +54,9 @@ from disti.looks import (
 )
 from .names import name_pairs, twin
 from .places import Placed
-from .recipe import data_files, job_values, processes_of, read_recipe, resolve_recipe, value
+from .recipe import data_files, job_values, read_recipe, resolve_recipe, value
 from .records import at
+from .settings import read_fit
 from .stage import stage_params, unquoted
 from .weights import resolve_model
 
@@ -164,6 +166,13 @@ def wrong_settings(recipe: Placed) -> Iterator[Finding]:
                 read(word)
         except ValueError as error:
             yield Finding("settings", "stop", f"{name}.{key}: {plain(str(error))}", f"correct {key} of {name}")
+
+
+# %% ../nbs/09e_check.ipynb #8ac26dd5
+def processes_of(recipe: Mapping[str, Any], stage: str, student: str = "") -> int:
+    "How many processes train, with a device each."
+    text = str(value(recipe, stage, "fit", student)) if "fit" in stage_params(stage) else ""
+    return read_fit(text).processes
 
 
 # %% ../nbs/09e_check.ipynb #ff595f4e

@@ -20,6 +20,7 @@ __all__ = [
     "Gather",
     "Divided",
     "ForAll",
+    "Sharing",
 ]
 
 # %% ../nbs/07l_distributed.ipynb #f361f139
@@ -197,3 +198,13 @@ class ForAll(BatchSampler):
 
     def __len__(self) -> int:
         return self.n * super().__len__()
+
+
+# %% ../nbs/07l_distributed.ipynb #17392185
+class Sharing:
+    "Mixed into a trainer: every process has every batch."
+
+    def get_batch_sampler(self: Any, *given: Any, **more: Any) -> Any:
+        "Batches, as often as there are processes among which they are dealt out in turn."
+        batches = super().get_batch_sampler(*given, **more)  # type: ignore[misc]
+        return ForAll(batches, self.args.world_size) if self.args.world_size > 1 else batches

@@ -25,7 +25,6 @@ __all__ = [
     "job_values",
     "job",
     "value",
-    "processes_of",
     "made_from",
     "seeded",
     "run_recipe",
@@ -64,7 +63,6 @@ from disti.scales import (
     scaled,
     stage_of,
 )
-from .settings import read_fit
 from disti.stage import (
     Parameter,
     cast,
@@ -322,13 +320,6 @@ def job(recipe: Mapping[str, Any], stage: str, student: str = "", /, **fixed: An
 def value(recipe: Mapping[str, Any], stage: str, name: str, student: str = "") -> Any:
     "A parameter as a stage will see it: from the recipe, else the stage's default."
     return job_values(recipe, stage, student).get(name, stage_params(stage)[name].default)
-
-
-# %% ../nbs/09b_recipe.ipynb #8ac26dd5
-def processes_of(recipe: Mapping[str, Any], stage: str, student: str = "") -> int:
-    "How many processes train, with a device each."
-    text = str(value(recipe, stage, "fit", student)) if "fit" in stage_params(stage) else ""
-    return read_fit(text).processes
 
 
 # %% ../nbs/09b_recipe.ipynb #e6284fdf

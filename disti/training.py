@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "Sharing",
     "ListTrainer",
     "PairTrainer",
     "save_steps",
@@ -61,7 +60,7 @@ from disti.checkpoints import (
     read_run,
     run_mark,
 )
-from .distributed import ForAll, from_first, is_first, join, processes, rank, several, wait
+from .distributed import Sharing, from_first, is_first, join, processes, rank, several, wait
 from .findings import stop_on, tell
 from .linear import training_attention, training_linears
 from .lint import lint
@@ -76,15 +75,6 @@ from .workers import train_together
 
 
 # %% ../nbs/08d_training.ipynb #cd82bbac
-class Sharing:
-    "Mixed into a trainer: every process has every batch."
-
-    def get_batch_sampler(self: Any, *given: Any, **more: Any) -> Any:
-        "Batches, as often as there are processes among which they are dealt out in turn."
-        batches = super().get_batch_sampler(*given, **more)  # type: ignore[misc]
-        return ForAll(batches, self.args.world_size) if self.args.world_size > 1 else batches
-
-
 class ListTrainer(Sharing, Sealing, Recovering, SentenceTransformerTrainer):
     "The student's trainer."
 
@@ -169,9 +159,7 @@ def chunked(loss: nn.Module, chunk: int, model: nn.Module) -> nn.Module:
     "A loss that can encode in chunks, where it calls the model as `loss.model`."
     if not isinstance(getattr(loss, "model", None), nn.Module):
         if several():
-            raise ValueError(
-                f"several processes share a loss that calls its model as .model; {type(loss).__name__} has none"
-            )
+            raise ValueError(f"several processes need a loss with its model as .model, not {type(loss).__name__}")
         return loss
     loss.model = model  # an earlier trainer may have put its wrapper there
     return InChunks(loss, chunk, scores=isinstance(model, CrossEncoder))
@@ -279,6 +267,7 @@ def load_best(trainer: Any, folder: Path, resumed: Path | None) -> None:
 # %% ../nbs/08d_training.ipynb #8d306a0b
 def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None) -> Diverged | Damaged | None:
     "Train from a checkpoint to the last step; what went wrong, if the run has to go back."
+    manual_seed(settings.seed + rank())  # dropout of other texts falls on other places
     try:
         if resume:
             trainer.losses.go_on(read_run(resume)["losses"])
@@ -309,9 +298,7 @@ def train_on(
         return from_first(lambda: newest_whole(recovery.folder, mark, upto)[0])
 
     for damaged in count():  # attempts, at most
-        trainer = make()  # which sets all seeds
-        manual_seed(settings.seed + rank())  # dropout of other texts falls on other places
-        problem = attempt(trainer, settings, recovery, resume)
+        problem = attempt(make(), settings, recovery, resume)
         wait()
         if problem is None:
             return
@@ -361,12 +348,13 @@ def fit(
 ) -> list[Row]:  # the history
     "Train a student on lists, or a cross-encoder on their pairs; an interrupted call goes on where it was."
     check_fit(model, rows, settings, evaluate, loss is not None)
+    ready(model, settings)
     if settings.processes > processes():
-        make = import_module("disti.training").fit  # by that name also when a notebook runs this cell
-        told = dict(checkpoints=checkpoints, history=history, fingerprint=fingerprint, evaluate=evaluate, loss=loss)
-        ready(model, settings)
-        return train_together(make, model, rows, objective, settings, collator=collator, n=settings.processes, **told,
-                              folder=Path(f"{checkpoints}.workers"))  # fmt: skip
+        told: Row = dict(
+            checkpoints=checkpoints, history=history, fingerprint=fingerprint, evaluate=evaluate, loss=loss
+        )
+        return train_together(import_module("disti.training").fit, model, rows, objective, settings, **told,
+                              collator=collator, n=settings.processes)  # fmt: skip
     join(model.device.type)
     settings = replace(settings, steps=n_steps(settings, len(rows)), epochs=0.0)
     goal = None if loss else from_first(lambda: parse(objective).prepared(model, rows, seed=settings.seed))
@@ -376,7 +364,6 @@ def fit(
     resume = go_on(recovery, mark)
     if goal and resume is None:
         from_first(lambda: look_first(model, rows, goal, settings))
-    ready(model, settings)
     mixed, taken = loss or goal.module(model, settings.dims), collator or batches(model)  # type: ignore[union-attr]
     with fast(model, settings):
         make = partial(build_trainer, model, rows, mixed, taken, settings, recovery, evaluate, mark)

@@ -262,7 +262,7 @@ def train_together(
     model: Any,  # trained in place
     *given: Any,
     n: int,  # processes
-    folder: Path,
+    checkpoints: str | Path,  # of the training; beside them is written down what is to be done
     **more: Any,
 ) -> Any:  # what `train` returned in the first
     "Have several processes train a model."
@@ -272,8 +272,8 @@ def train_together(
     model.to("cpu")
     give_back()
     try:
-        weights, result = together(target, train, model, *given, kind=device.type, **more, n=n, device=device.type,
-                                   folder=folder)  # fmt: skip
+        weights, result = together(target, train, model, *given, kind=device.type, checkpoints=checkpoints, **more, n=n,
+                                   device=device.type, folder=Path(f"{checkpoints}.workers"))  # fmt: skip
         model.load_state_dict(weights)
     finally:
         model.to(device)
