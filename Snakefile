@@ -4,6 +4,7 @@
 # Rules name manifests (written last) and final files: Snakemake deletes the outputs of a job that failed, and what a resumed
 # stage keeps must survive. Parameters are JSON texts, compared by Snakemake; `code` is the hash of the stage's code.
 import sys
+from disti.check import processes_of
 from disti.looks import asks_written, model_digests
 from disti.names import score_folder
 from disti.recipe import data_files, evaluation_files, general_files, job, job_values, made_from, main_student, read_recipe, resolve_recipe, value
@@ -113,9 +114,9 @@ rule teach:  # one half of the queries each: every query is scored by the teache
     input: MINED
     output: RUN + "/models/teacher-{fold}.meta.json"
     params: variant="{fold}", model=DIGESTS.get("teach.model", ""), **told("teach")
-    threads: recipe["threads"]
+    threads: recipe["threads"] * processes_of(recipe, "teach")
     priority: 8
-    resources: gpu=1
+    resources: gpu=processes_of(recipe, "teach")
     shell: STAGE + " -p fold {wildcards.fold}"
 
 
@@ -192,9 +193,9 @@ for name, entry in STUDENTS.items():
             rules.write.output if asks_written(recipe, name) else [],
         output: f"{RUN}/models/{name}.meta.json"
         params: variant=name, models=[DIGESTS[key] for key in DIGESTS if key.startswith(f"{name}.")], **told(entry["stage"], name)
-        threads: recipe["threads"]
+        threads: recipe["threads"] * processes_of(recipe, entry["stage"], name)
         priority: 6
-        resources: gpu=1
+        resources: gpu=processes_of(recipe, entry["stage"], name)  # a device each
         shell: STAGE
 
 

@@ -33,7 +33,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from .checkpoints import DISK
+from .checkpoints import DISK, content_id
 from .data import Collection
 from .dense import dense_run
 from .distributed import is_first
@@ -46,7 +46,7 @@ from .models import encode, load_student
 from .progress import mend_rows
 from .records import Row, choose, read_rows, replacing, text_id, write_rows, write_text
 from .settings import Fit
-from .training import content_id, fit
+from .training import fit
 from .vectors import AlignLoss, ContrastLoss, ListsCollator, TextCollator
 from .weights import ModelRecord
 

@@ -12,6 +12,8 @@ __all__ = [
     "unasked",
     "mining_words",
     "wrong_settings",
+    "processes_of",
+    "few_gpus",
     "tested_besides",
     "bytes_of",
     "full_disk",
@@ -33,6 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .elsewhere import gpus
 from .findings import SEVERITIES, Finding, clean, plain
 from disti.looks import (
     Look,
@@ -53,6 +56,7 @@ from .names import name_pairs, twin
 from .places import Placed
 from .recipe import data_files, job_values, read_recipe, resolve_recipe, value
 from .records import at
+from .settings import read_fit
 from .stage import stage_params, unquoted
 from .weights import resolve_model
 
@@ -164,6 +168,26 @@ def wrong_settings(recipe: Placed) -> Iterator[Finding]:
             yield Finding("settings", "stop", f"{name}.{key}: {plain(str(error))}", f"correct {key} of {name}")
 
 
+# %% ../nbs/09e_check.ipynb #8ac26dd5
+def processes_of(recipe: Mapping[str, Any], stage: str, student: str = "") -> int:
+    "How many processes train, with a device each."
+    text = str(value(recipe, stage, "fit", student)) if "fit" in stage_params(stage) else ""
+    return read_fit(text).processes
+
+
+# %% ../nbs/09e_check.ipynb #ff595f4e
+def few_gpus(recipe: Placed) -> Iterator[Finding]:
+    "Trainings that want more GPUs than this machine has; another one, where the jobs may run, cannot be seen."
+    trained = {name: (entry["stage"], name) for name, entry in recipe["students"].items()}
+    trained |= {"teach": ("teach", "")} if recipe["teacher"] == "train" else {}
+    wanted, there = {name: processes_of(recipe, *which) for name, which in trained.items()}, len(gpus())
+    for name in (name for name, n in wanted.items() if n > there > 0):
+        says = f"{name}: processes={wanted[name]}, a GPU each, and this machine has {there}"
+        yield Finding(
+            "gpus", "warn", says, f"processes={there}: the result is the same; or run it where there are more"
+        )
+
+
 # %% ../nbs/09e_check.ipynb #c72510ba
 def tested_besides(recipe: Placed) -> Iterator[Finding]:
     "Pairs of models that shall be tested; one of whom the run has not is left out."
@@ -206,6 +230,7 @@ FIRST: Sequence[Look] = (
     missing_sources,
     wrong_rows,
     wrong_settings,
+    few_gpus,
     missing_models,
     writers,
     unasked,

@@ -15,6 +15,8 @@ __all__ = [
     "judge",
     "judged",
     "newest_whole",
+    "content_id",
+    "run_mark",
     "clear",
     "whose",
     "take_up",
@@ -29,10 +31,12 @@ __all__ = [
 ]
 
 # %% ../nbs/08c_checkpoints.ipynb #c6e22693
+import hashlib
 import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -40,12 +44,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .distributed import from_first, life, wait
+from .distributed import from_first, life, processes, wait
 from .findings import Finding, tell
 from .manifests import SEAL, seal, unsound
 from .progress import TrainingHistory, beside, mend_rows, readable, record_event
 from .records import Row, read_rows, replacing, sync_entry, write_rows, write_text
 from .recover import Losses, Recovery, hash_of, read_sure, write_sure
+from .settings import Fit
 
 
 # %% ../nbs/08c_checkpoints.ipynb #36cdff06
@@ -137,6 +142,28 @@ def newest_whole(
     for step in {*cut, *lost, *late}:
         remove(paths[step])
     return (paths[good] if good is not None else None), len(cut)
+
+
+# %% ../nbs/08c_checkpoints.ipynb #13217921
+def content_id(model: nn.Module, rows: Sequence[Row]) -> tuple[str, str]:  # of the weights, of the rows; 16 hex digits
+    "What a run starts from."
+    weights, data = hashlib.sha256(), hashlib.sha256()
+    for name, value in model.state_dict().items():
+        weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for row in rows:
+        data.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return weights.hexdigest()[:16], data.hexdigest()[:16]
+
+
+# %% ../nbs/08c_checkpoints.ipynb #2cedac7c
+def run_mark(model: Any, rows: Sequence[Row], objective: Any, settings: Fit, more: Row | None) -> Row:
+    "What the weights of a run depend on."
+    same = {key: value for key, value in asdict(settings).items() if key not in ("lint", "report_to")}
+    weights, data = content_id(model, rows)
+    reads = [getattr(model, "prompts", {}), getattr(model, "max_seq_length", None)]
+    mark = {"settings": same, "objective": str(objective or ""), "model": [weights, *reads], "rows": data, "more": more}
+    return json.loads(json.dumps(mark | {"processes": processes()}, default=str))
 
 
 # %% ../nbs/08c_checkpoints.ipynb #aa1438ce

@@ -7,7 +7,6 @@ __all__ = [
     "KNOWN",
     "IN_A_ROW",
     "chunks",
-    "several",
     "Chunked",
     "replaced",
     "InChunks",
@@ -35,11 +34,11 @@ from statistics import median
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback
 
+from .distributed import Divided, several, some_texts
 from .findings import Finding, tell
 from .memory import give_back, lacks_memory, sparing
 from .progress import record_event
@@ -52,29 +51,11 @@ def chunks(
     size: int,  # texts a chunk
 ) -> Iterator[dict[str, Any]]:
     "Features in pieces of some texts, each without the padding that all its texts share."
-    mask = features.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        raise ValueError(
-            f"a gradient cache cuts a batch by its attention_mask [texts, tokens]; got "
-            f"{', '.join(features)}. Switch the cache off for this model"
-        )
     if size < 1:
         raise ValueError(f"a chunk has at least 1 text, got {size}")
-    for start in range(0, len(mask), size):
-        rows = slice(start, start + size)
-        columns = mask[rows].any(0).nonzero()
-        width = int(columns.max()) + 1 if len(columns) else 1
-        yield {
-            key: value if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(mask)
-            else value[rows, :width] if value.ndim > 1 and value.shape[1] == mask.shape[1] else value[rows]
-            for key, value in features.items()
-        }  # fmt: skip
-
-
-# %% ../nbs/08b_recover.ipynb #e459c9de
-def several() -> bool:
-    "Do several processes train together?"
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    mask = features.get("attention_mask")
+    for start in range(0, len(mask) if isinstance(mask, Tensor) else 1, size):
+        yield some_texts(features, slice(start, start + size))
 
 
 # %% ../nbs/08b_recover.ipynb #2def7e1c
@@ -123,7 +104,7 @@ def replaced(loss: nn.Module, model: nn.Module) -> Iterator[None]:
 
 # %% ../nbs/08b_recover.ipynb #212d7a5e
 class InChunks(nn.Module):
-    "A loss over features, encoding `chunk` texts at a time; value and gradient are those of the whole batch."
+    "A loss over features, encoding `chunk` texts at a time, divided between processes; its value is the whole batch's."
 
     def __init__(
         self,
@@ -139,9 +120,8 @@ class InChunks(nn.Module):
 
     def forward(self, features: Sequence[dict[str, Any]], labels: Any, **_: Any) -> Any:  # what the loss gives
         "The loss of the batch; the trainer of cross-encoders passes on a prompt and a task, which are not needed."
-        if not self.chunk:
-            return self.loss(features, labels)
-        with replaced(self.loss, Chunked(self.model, self.chunk, self.key)):
+        model = Chunked(self.model, self.chunk, self.key) if self.chunk else self.model
+        with replaced(self.loss, Divided(model, self.key) if several() else model):
             return self.loss(features, labels)
 
 
@@ -322,7 +302,8 @@ class Recovering:
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error) or not isinstance(self.loss, InChunks):
                     raise
-                self.recovery.shrink(self.state.global_step, largest_part(inputs), str(error).split("\n")[0])
+                most = -(-largest_part(inputs) // self.args.world_size)
+                self.recovery.shrink(self.state.global_step, most, str(error).split("\n")[0])
                 if self.args.world_size > 1:
                     raise
             self.loss.chunk = self.recovery.chunk

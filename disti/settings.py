@@ -66,7 +66,7 @@ class Fit:
 
     steps: int = knob(60, low=0)  # optimizer steps
     epochs: float = knob(0.0, low=0)  # passes over the data, counted instead of steps; 0: steps count
-    batch_size: int = knob(32, low=1)  # lists a device and step
+    batch_size: int = knob(32, low=1)  # lists a step, however many processes share them
     lr: float = knob(1e-4, above=0)  # peak learning rate; 1e-3 suits LoRA
     warmup: float = knob(0.1, low=0, high=1)  # share of the steps
     weight_decay: float = knob(0.01, low=0)
@@ -75,6 +75,7 @@ class Fit:
     freeze_words: bool = knob(False)  # no gradient to the word embeddings
     precision: str = knob("auto", among=("auto", "fp32", "bf16", "fp16"))
     accumulate: int = knob(1, low=1)  # batches a step
+    processes: int = knob(1, low=1)  # that train together, a device each
     checkpoint_steps: int = knob(20, low=1)  # steps between checkpoints
     log_steps: int = knob(5, low=1)  # steps between rows of the history
     eval_steps: int = knob(0, low=0)  # steps between evaluations; 0: none
@@ -151,14 +152,13 @@ def read_fit(
 def n_steps(
     settings: Fit,
     rows: int,  # lists to train on
-    processes: int = 1,  # that train together
 ) -> int:
     "How many optimizer steps a run has."
     if not settings.epochs:
         if not settings.steps:
             raise ValueError("a run trains for steps or epochs above 0; both are 0")
         return settings.steps
-    batches = math.ceil(rows / (settings.batch_size * processes))
+    batches = math.ceil(rows / settings.batch_size)
     return max(1, math.ceil(settings.epochs * math.ceil(batches / settings.accumulate)))
 
 

@@ -36,7 +36,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from .adapters import add_lora, check_merge, merge_adapter
 from .checkpoints import clear
 from .dev import best_dev, check_dev, dev_ndcg, dims_ndcg
-from .distributed import from_first, wait
+from .distributed import from_first, processes, wait
 from .heads import add_head, keep_layers
 from .models import encode, load_student, without_time
 from .objective import Objective, parse
@@ -124,7 +124,8 @@ def train_student(
                 evaluate=partial(dev_ndcg, rows=dev) if settings.eval_steps else None,
                 fingerprint=of_what(record, layers, method, lora, head, settings.eval_steps and dev or ()))  # fmt: skip
     facts = {"objective": str(goal), "trainable": sum(p.numel() for p in student.parameters() if p.requires_grad),
-             "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"], "steps": steps[-1]["step"]}  # fmt: skip
+             "first_loss": steps[0]["loss"], "last_loss": steps[-1]["loss"], "steps": steps[-1]["step"],
+             "processes": max(settings.processes, processes())}  # fmt: skip
     facts |= merge_saved(student, sample, start, adapter) if method == "lora" else without(adapter)
     return student, facts | best_dev(steps) | dims_ndcg(student, dev, settings.dims)
 

@@ -11,6 +11,7 @@ __all__ = [
     "check_collapse",
     "first_rank_share",
     "scored_list",
+    "rerank_ndcg",
     "dev_evaluation",
     "on_logits",
     "teacher_length",
@@ -22,6 +23,7 @@ __all__ = [
 # %% ../nbs/12_teach.ipynb #99ec9294
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from .batches import list_rows, sample_negatives
 from .crossencoders import new_cross_encoder
 from .data import Qrels
 from .dev import best_dev
+from .distributed import processes
 from .lengths import pair_length
 from .memory import halving
 from .metrics import mean_measures, measure
@@ -114,6 +117,27 @@ def scored_list(
 
 
 # %% ../nbs/12_teach.ipynb #68155ae3
+def rerank_ndcg(
+    teacher: CrossEncoder,
+    groups: Sequence[Row],  # kind group: candidates of dev queries
+    rows: Sequence[Row],  # the same, of `list_rows`
+    qrels: Qrels,  # of these queries
+) -> float:
+    "nDCG@10 of reranking candidates; a teacher that collapses is told."
+    scores = list_scores(teacher, rows)
+    if not spread_of(scores) > FLAT:
+        warnings.warn(
+            f"the teacher is collapsing: within a list of dev candidates its scores differ by "
+            f"{spread_of(scores):.1e}; stop it, lower the learning rate and start again",
+            stacklevel=2,
+        )
+    run = {
+        group["query_id"]: list(zip(group["doc_ids"], map(float, one), strict=True))
+        for group, one in zip(groups, scores, strict=True)
+    }
+    return mean_measures(measure(qrels, run, ["nDCG@10"]))["nDCG@10"]
+
+
 def dev_evaluation(
     candidates: Sequence[Row],  # kind group: what the dev queries' search found
     queries: Mapping[str, str],
@@ -125,23 +149,8 @@ def dev_evaluation(
     asked = [group for group in candidates if group["doc_ids"] and group["query_id"] in qrels][: n or None]
     if not asked:
         raise ValueError("no dev query has both candidates and a relevant passage; mine again with max_dev above 0")
-    rows, judged = list_rows(asked, queries, corpus), {group["query_id"]: qrels[group["query_id"]] for group in asked}
-
-    def evaluate(teacher: CrossEncoder) -> float:
-        scores = list_scores(teacher, rows)
-        if not spread_of(scores) > FLAT:
-            warnings.warn(
-                f"the teacher is collapsing: within a list of dev candidates its scores differ by "
-                f"{spread_of(scores):.1e}; stop it, lower the learning rate and start again",
-                stacklevel=2,
-            )
-        run = {
-            group["query_id"]: list(zip(group["doc_ids"], map(float, one), strict=True))
-            for group, one in zip(asked, scores, strict=True)
-        }
-        return mean_measures(measure(judged, run, ["nDCG@10"]))["nDCG@10"]
-
-    return evaluate
+    judged = {group["query_id"]: qrels[group["query_id"]] for group in asked}
+    return partial(rerank_ndcg, groups=asked, rows=list_rows(asked, queries, corpus), qrels=judged)
 
 
 # %% ../nbs/12_teach.ipynb #1a497b4e
@@ -210,6 +219,7 @@ def train_teacher(
     steps = fit(teacher, rows, on_logits(loss), settings, checkpoints=checkpoints, history=history,
                 fingerprint={"lora": lora if method == "lora" else ""}, evaluate=evaluate)  # fmt: skip
     facts = merge_saved(teacher, look, start, adapter) if method == "lora" else {}
+    facts["processes"] = max(settings.processes, processes())
     return teacher, describe(teacher, rows[:200], steps) | facts
 
 

@@ -17,8 +17,6 @@ __all__ = [
     "build_trainer",
     "look_first",
     "check_fit",
-    "content_id",
-    "run_mark",
     "Damaged",
     "load_best",
     "attempt",
@@ -31,18 +29,16 @@ __all__ = [
 ]
 
 # %% ../nbs/08d_training.ipynb #505d2a67
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.trainer import BaseTrainer
@@ -53,8 +49,18 @@ from transformers import ProgressCallback
 from transformers.trainer_callback import PrinterCallback
 
 from .batches import ListCollator, PairCollator
-from .checkpoints import Sealing, clear, go_on, keep_start, load_start, mend_history, newest_whole, read_run
-from .distributed import from_first, is_first, join, processes, wait
+from disti.checkpoints import (
+    Sealing,
+    clear,
+    go_on,
+    keep_start,
+    load_start,
+    mend_history,
+    newest_whole,
+    read_run,
+    run_mark,
+)
+from .distributed import Sharing, from_first, is_first, join, processes, rank, several, wait
 from .findings import stop_on, tell
 from .linear import training_attention, training_linears
 from .lint import lint
@@ -65,15 +71,16 @@ from .progress import Dev, KeepBest, TrainingHistory, finished
 from .records import Row, read_partial
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 from .settings import Fit, n_steps
+from .workers import train_together
 
 
 # %% ../nbs/08d_training.ipynb #cd82bbac
-class ListTrainer(Sealing, Recovering, SentenceTransformerTrainer):
+class ListTrainer(Sharing, Sealing, Recovering, SentenceTransformerTrainer):
     "The student's trainer."
 
 
 # %% ../nbs/08d_training.ipynb #3f952bb3
-class PairTrainer(Sealing, Recovering, CrossEncoderTrainer):
+class PairTrainer(Sharing, Sealing, Recovering, CrossEncoderTrainer):
     "The cross-encoder's trainer, taking features that are tokenised already instead of texts."
 
     collect_features = BaseTrainer.collect_features
@@ -100,7 +107,6 @@ def learning(settings: Fit) -> dict[str, Any]:
         gradient_accumulation_steps=settings.accumulate,
         seed=settings.seed,
         data_seed=settings.seed,
-        dataloader_drop_last=False,
     )
 
 
@@ -142,13 +148,18 @@ def machine(settings: Fit, device: str) -> dict[str, Any]:
 def arguments(kind: type, settings: Fit, folder: Path, device: str) -> Any:
     "The trainer's own arguments."
     parts = learning(settings) | writing(settings) | machine(settings, device)
-    return kind(output_dir=str(folder), **parts)
+    made = kind(output_dir=str(folder), dataloader_drop_last=several(), **parts)
+    made.dataloader_drop_last = False  # the library switches it on for several processes, and says so
+    made._n_gpu = min(made.n_gpu, 1)  # else DataParallel: as many lists more as this process sees GPUs
+    return made
 
 
 # %% ../nbs/08d_training.ipynb #701ab9bb
 def chunked(loss: nn.Module, chunk: int, model: nn.Module) -> nn.Module:
     "A loss that can encode in chunks, where it calls the model as `loss.model`."
     if not isinstance(getattr(loss, "model", None), nn.Module):
+        if several():
+            raise ValueError(f"several processes need a loss with its model as .model, not {type(loss).__name__}")
         return loss
     loss.model = model  # an earlier trainer may have put its wrapper there
     return InChunks(loss, chunk, scores=isinstance(model, CrossEncoder))
@@ -218,6 +229,8 @@ def check_fit(
     "Refuse what cannot be trained, before a model is touched."
     if not rows:
         raise ValueError("no lists to train on; mine more queries")
+    if processes() > 1 and settings.processes not in (1, processes()):
+        raise ValueError(f"processes={settings.processes}, and torchrun started {processes()}; leave it out")
     if bool(settings.eval_steps) != (evaluate is not None):
         raise ValueError(
             f"an evaluation needs both, `evaluate` and eval_steps; got eval_steps {settings.eval_steps} "
@@ -230,28 +243,6 @@ def check_fit(
         raise ValueError("a cross-encoder has no embedding, so no dims")
     if wrong := [length for length in settings.dims if length > size]:
         raise ValueError(f"dims are lengths of the embedding, from 1 to {size} here, got {wrong[0]}")
-
-
-# %% ../nbs/08d_training.ipynb #13217921
-def content_id(model: nn.Module, rows: Sequence[Row]) -> tuple[str, str]:  # of the weights, of the rows; 16 hex digits
-    "What a run starts from."
-    weights, data = hashlib.sha256(), hashlib.sha256()
-    for name, value in model.state_dict().items():
-        weights.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for row in rows:
-        data.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return weights.hexdigest()[:16], data.hexdigest()[:16]
-
-
-# %% ../nbs/08d_training.ipynb #2cedac7c
-def run_mark(model: Any, rows: Sequence[Row], objective: Objective | None, settings: Fit, more: Row | None) -> Row:
-    "What the weights of a run depend on."
-    same = {key: value for key, value in asdict(settings).items() if key not in ("lint", "report_to")}
-    weights, data = content_id(model, rows)
-    reads = [getattr(model, "prompts", {}), getattr(model, "max_seq_length", None)]
-    mark = {"settings": same, "objective": str(objective or ""), "model": [weights, *reads], "rows": data, "more": more}
-    return json.loads(json.dumps(mark | {"processes": processes()}, default=str))
 
 
 # %% ../nbs/08d_training.ipynb #f6e0062b
@@ -276,6 +267,7 @@ def load_best(trainer: Any, folder: Path, resumed: Path | None) -> None:
 # %% ../nbs/08d_training.ipynb #8d306a0b
 def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None) -> Diverged | Damaged | None:
     "Train from a checkpoint to the last step; what went wrong, if the run has to go back."
+    manual_seed(settings.seed + rank())  # dropout of other texts falls on other places
     try:
         if resume:
             trainer.losses.go_on(read_run(resume)["losses"])
@@ -306,7 +298,6 @@ def train_on(
         return from_first(lambda: newest_whole(recovery.folder, mark, upto)[0])
 
     for damaged in count():  # attempts, at most
-        manual_seed(settings.seed)
         problem = attempt(make(), settings, recovery, resume)
         wait()
         if problem is None:
@@ -357,16 +348,22 @@ def fit(
 ) -> list[Row]:  # the history
     "Train a student on lists, or a cross-encoder on their pairs; an interrupted call goes on where it was."
     check_fit(model, rows, settings, evaluate, loss is not None)
+    ready(model, settings)
+    if settings.processes > processes():
+        told: Row = dict(
+            checkpoints=checkpoints, history=history, fingerprint=fingerprint, evaluate=evaluate, loss=loss
+        )
+        return train_together(import_module("disti.training").fit, model, rows, objective, settings, **told,
+                              collator=collator, n=settings.processes)  # fmt: skip
     join(model.device.type)
-    settings = replace(settings, steps=n_steps(settings, len(rows), processes()), epochs=0.0)
-    goal = None if loss else parse(objective).prepared(model, rows, seed=settings.seed)
+    settings = replace(settings, steps=n_steps(settings, len(rows)), epochs=0.0)
+    goal = None if loss else from_first(lambda: parse(objective).prepared(model, rows, seed=settings.seed))
     recovery = Recovery(Path(checkpoints), Path(history), settings.chunk, spike=settings.spike, first=is_first())
     mark = from_first(lambda: run_mark(model, rows, goal, settings, fingerprint))
     from_first(lambda: manifest_path(history).unlink(missing_ok=True))  # it is about to change
     resume = go_on(recovery, mark)
     if goal and resume is None:
         from_first(lambda: look_first(model, rows, goal, settings))
-    ready(model, settings)
     mixed, taken = loss or goal.module(model, settings.dims), collator or batches(model)  # type: ignore[union-attr]
     with fast(model, settings):
         make = partial(build_trainer, model, rows, mixed, taken, settings, recovery, evaluate, mark)

@@ -221,6 +221,8 @@ def learn(
             "no labelled query to learn from: mine a collection with training pairs, or raise query_tokens if all "
             "are longer"
         )
+    if settings.processes > 1:
+        raise ValueError(f"a writer learns in one process, got processes={settings.processes}; leave it out of fit")
     steps = n_steps(settings, len(lessons))
     depends = (writer.digest, steps, replace(settings, log_steps=1, checkpoint_steps=1, report_to="none"))
     folder = Path(checkpoints) / text_id(repr((depends, [*map(tuple, lessons)])))
