@@ -391,8 +391,7 @@ def encode(
         tqdm(total=len(texts), desc="encode", unit="text", disable=not progress, leave=False) as bar,
     ):
         for rows in batches:
-            part = [texts[i] for i in rows]
-            made.append(side(part, batch_size=len(part), show_progress_bar=False, convert_to_numpy=True))
+            made.append(side([texts[i] for i in rows], batch_size=len(rows), show_progress_bar=False))
             bar.update(len(rows))
     vectors = np.concatenate(made, dtype=np.float32)[np.argsort([i for rows in batches for i in rows])]
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

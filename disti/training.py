@@ -350,11 +350,9 @@ def fit(
     check_fit(model, rows, settings, evaluate, loss is not None)
     ready(model, settings)
     if settings.processes > processes():
-        told: Row = dict(
-            checkpoints=checkpoints, history=history, fingerprint=fingerprint, evaluate=evaluate, loss=loss
-        )
-        return train_together(import_module("disti.training").fit, model, rows, objective, settings, **told,
-                              collator=collator, n=settings.processes)  # fmt: skip
+        return train_together(import_module("disti.training").fit, model, rows, objective, settings,
+                              checkpoints=checkpoints, history=history, fingerprint=fingerprint, evaluate=evaluate,
+                              loss=loss, collator=collator, n=settings.processes)  # fmt: skip
     join(model.device.type)
     settings = replace(settings, steps=n_steps(settings, len(rows)), epochs=0.0)
     goal = None if loss else from_first(lambda: parse(objective).prepared(model, rows, seed=settings.seed))
