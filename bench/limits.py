@@ -124,7 +124,8 @@ def jobs_of(home: Path) -> dict[str, dict[str, Any]]:  # name → manifest
                for path in sorted((home / "models").glob("*.meta.json")) if "history" not in path.name}  # fmt: skip
     found = {name: read_manifest(home / place) for name, place in places.items()}
     stages = ("11_mine", "12_teach", "13_score", "14_distill", "15_lora", "16_align")
-    return {name: made for name, made in found.items() if made and made["stage"] in stages}
+    own = {name: made for name, made in found.items() if made and made["params"].get("name", name) == name}
+    return {name: made for name, made in own.items() if made["stage"] in stages}  # not what a job made besides
 
 
 def toy(folder: Path) -> tuple[Path, Path]:
