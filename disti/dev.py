@@ -44,12 +44,13 @@ def agreement(
     model: SentenceTransformer,
     rows: Sequence[Row],  # of `list_rows`, with scores
 ) -> float:  # -1 to 1
-    "Mean Spearman correlation, over lists of at least 3, between student cosines and teacher scores."
+    "Mean Spearman correlation, over lists of at least 3, between student cosines and teacher scores; NaN without one."
     from scipy.stats import spearmanr
 
-    long = [row for row in rows if len(row["scores"]) > 2]
+    long = [row for row in rows if len(row["scores"]) > 2 and np.ptp(row["scores"]) > 0]
     pairs = zip(list_cosines(model, long), long, strict=True)
-    return float(np.nanmean([spearmanr(found, row["scores"]).statistic for found, row in pairs]))
+    each = [spearmanr(found, row["scores"]).statistic for found, row in pairs if np.ptp(found) > 0]
+    return float(np.mean(each)) if each else float("nan")
 
 
 # %% ../nbs/08e_dev.ipynb #c40c6878

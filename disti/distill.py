@@ -91,5 +91,6 @@ def agreements(
     layers: str = "",  # as in `distil`
 ) -> Row:
     "How the untrained and the trained student rank held-out lists, against the teacher: mean Spearman correlations."
-    before, after = agreement(keep_layers(load_student(model), layers), dev), agreement(student, dev)
-    return {"agreement_before": round(before, 4), "agreement_after": round(after, 4)}
+    each = {"before": keep_layers(load_student(model), layers), "after": student}
+    found = {f"agreement_{when}": agreement(one, dev) for when, one in each.items()}
+    return {name: round(value, 4) for name, value in found.items() if value == value}  # not where nothing can be said
