@@ -32,6 +32,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def wrong_settings(recipe: Placed) -> Iterator[Finding]:
         if "fit" in stage_params(stage):
             asked.append((name, "fit", read_fit, [str(value(recipe, stage, "fit", name))]))
         if "rates" in stage_params(stage):
-            asked.append((name, "rates", read_rates, [str(value(recipe, stage, "rates", name))]))
+            rates, fit = (str(value(recipe, stage, key, name)) for key in ("rates", "fit"))
+            asked.append((name, "rates", partial(read_rates, fit=fit), [rates]))
         if stage == "align" and not value(recipe, stage, "embedding_teacher", name):
             says = f"{name}.embedding_teacher names no model, and align learns where one puts its texts"
             yield Finding("settings", "stop", says, "name a student above it, a folder or a hub name")

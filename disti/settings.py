@@ -165,6 +165,7 @@ def n_steps(
 # %% ../nbs/08_settings.ipynb #bee6153b
 def read_rates(
     text: str,  # peak learning rates, blanks between; "" for none
+    fit: str = "",  # further settings, of which a rate would never be read
 ) -> list[float]:
     "Learning rates to choose from."
     try:
@@ -175,4 +176,6 @@ def read_rates(
         raise ValueError(
             f"cannot choose among the learning rates {text!r}; write several between 0 and 1, each once: 5e-5 1e-4 2e-4"
         )
+    if rates and re.search(r"\blr\s*=", fit):
+        raise ValueError(f"fit names a learning rate, {fit!r}, and rates are a choice among {text!r}; keep one of them")
     return rates
