@@ -8,7 +8,7 @@ __all__ = [
     "NAME",
     "BUILDS",
     "TRIED",
-    "BUSY",
+    "LOCKS",
     "Layout",
     "layout_of",
     "text_by_text",
@@ -208,14 +208,17 @@ def can(body: PreTrainedModel) -> bool:
     return TRIED[body]
 
 
-BUSY = RLock()  # one thread at a time: hooks and configuration are the model's
+LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # encoder → one thread at a time: it has the hooks
 
 
 @contextmanager
 def unpadded(model: nn.Module) -> Iterator[int]:  # encoders that are computed without padding meanwhile
     "Take the padding out of a model's encoders, in the precision that it has here."
-    with BUSY, ExitStack() as stack:
-        found = [body for body in bodies(model) if body.config._attn_implementation != NAME and can(body)]
+    with ExitStack() as stack:
+        found = bodies(model)
         for body in found:
+            stack.enter_context(LOCKS.setdefault(body, RLock()))
+        taken = [body for body in found if body.config._attn_implementation != NAME and can(body)]
+        for body in taken:
             stack.enter_context(hooked(body))
-        yield len(found)
+        yield len(taken)
