@@ -64,13 +64,14 @@ def top_k(
     scores: np.ndarray,  # [n]
     doc_ids: Sequence[str],  # [n]
     k: int,
-    decimals: int = 6,  # scores that agree to here are a tie
+    decimals: int = 6,  # scores that agree to here are a tie; from 15 on they stay as they are
 ) -> Ranking:  # (doc_id, score), best first
     "The `k` best passages; equal scores are ordered by doc id."
     k = min(k, len(scores))
     if k < 1:
         return []
-    exact = np.asarray(scores, dtype=np.float64).round(decimals)
+    exact = np.asarray(scores, dtype=np.float64)
+    exact = exact.round(decimals) if decimals < 15 else exact  # rounding so far behind the comma would change them
     near = np.flatnonzero(exact >= np.partition(exact, -k)[-k]).tolist()
     best = sorted(near, key=lambda i: (-exact[i], doc_ids[i]))[:k]
     return [(doc_ids[i], float(exact[i])) for i in best]
