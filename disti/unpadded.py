@@ -14,6 +14,7 @@ __all__ = [
     "text_by_text",
     "in_one_kernel",
     "attention",
+    "pays",
     "mask_of",
     "gather",
     "scatter",
@@ -51,6 +52,7 @@ class Layout:
     shape: tuple[int, int]  # of the padded batch
 
 
+# %% ../nbs/00r_unpadded.ipynb #3492263d
 def layout_of(mask: Tensor) -> Layout:  # [texts, longest], 1 for a token
     "The layout of a batch."
     real = mask.bool()
@@ -106,15 +108,29 @@ def attention(
     return way(query[0], key[0], value[0], layout, scale).transpose(0, 1)[None], None
 
 
-def mask_of(attention_mask: Tensor | None = None, **more: Any) -> Tensor | None:
+# %% ../nbs/00r_unpadded.ipynb #566615be
+def pays(device: str, dtype: torch.dtype) -> bool:
+    "On a CPU, and on a GPU where there is one kernel for it; text by text a GPU would be slower than with the padding."
+    if device == "cpu":
+        return True
+    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+    return device == "cuda" and half in (torch.bfloat16, torch.float16)
+
+
+# %% ../nbs/00r_unpadded.ipynb #b9ebfd10
+def mask_of(
+    attention_mask: Tensor | None = None,  # [texts, longest], as transformers hands it on
+    dtype: torch.dtype = torch.float32,  # of the states
+    **more: Any,
+) -> Tensor | None:
     "The mask that an encoder makes for it: where there is padding and nothing is trained, a layout in its place."
     layout = None
     if attention_mask is not None and attention_mask.dim() == 2 and not torch.is_grad_enabled():
-        layout = layout_of(attention_mask)
-        if not all(layout.lengths) or len(layout.places) == attention_mask.numel():
-            layout = None
+        layout = layout_of(attention_mask) if pays(attention_mask.device.type, dtype) else None
+    if layout and (not all(layout.lengths) or len(layout.places) == layout.shape[0] * layout.shape[1]):
+        layout = None  # a text of no token, or nothing to take out
     LAYOUT.set(layout)
-    return None if layout else sdpa_mask(attention_mask=attention_mask, **more)
+    return None if layout else sdpa_mask(attention_mask=attention_mask, dtype=dtype, **more)
 
 
 AttentionInterface.register(NAME, attention)
@@ -131,6 +147,7 @@ def gather(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return (args[0].flatten(0, 1)[layout.places][None], *args[1:]), kwargs
 
 
+# %% ../nbs/00r_unpadded.ipynb #398c0d5f
 def scatter(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
     "Behind the layers, also when they failed: the rectangle again, zeros where no token is."
     layout = LAYOUT.get()
@@ -176,6 +193,7 @@ def same(body: PreTrainedModel) -> bool:
     return bool(apart < (1e-4 if exact else 0.05))
 
 
+# %% ../nbs/00r_unpadded.ipynb #236c4432
 @contextmanager
 def hooked(body: PreTrainedModel) -> Iterator[None]:
     "An encoder whose padding is taken out meanwhile."
@@ -194,6 +212,7 @@ def hooked(body: PreTrainedModel) -> Iterator[None]:
             hook.remove()
 
 
+# %% ../nbs/00r_unpadded.ipynb #f294f2c4
 TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # encoder → does it give the same?
 
 
@@ -208,6 +227,7 @@ def can(body: PreTrainedModel) -> bool:
     return TRIED[body]
 
 
+# %% ../nbs/00r_unpadded.ipynb #816cb337
 LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # encoder → one thread at a time: it has the hooks
 
 
