@@ -101,6 +101,7 @@ class FromFirst(RuntimeError):
     "The error of the first process, in another one."
 
 
+# %% ../nbs/07l_distributed.ipynb #698cbc1d
 def from_first(make: Callable[[], Any]) -> Any:
     "What a function gives in the first process, in all of them; its error too."
     if not several():

@@ -15,7 +15,6 @@ __all__ = [
     "COMMON",
     "RRF_K",
     "FUSIONS",
-    "FINE",
     "top_k",
     "pairs_of",
     "Words",
@@ -64,14 +63,14 @@ def top_k(
     scores: np.ndarray,  # [n]
     doc_ids: Sequence[str],  # [n]
     k: int,
-    decimals: int = 6,  # scores that agree to here are a tie; from 15 on they stay as they are
+    decimals: int | None = 6,  # scores that agree to here are a tie; None: as they are
 ) -> Ranking:  # (doc_id, score), best first
     "The `k` best passages; equal scores are ordered by doc id."
     k = min(k, len(scores))
     if k < 1:
         return []
     exact = np.asarray(scores, dtype=np.float64)
-    exact = exact.round(decimals) if decimals < 15 else exact  # rounding so far behind the comma would change them
+    exact = exact if decimals is None else exact.round(decimals)
     near = np.flatnonzero(exact >= np.partition(exact, -k)[-k]).tolist()
     best = sorted(near, key=lambda i: (-exact[i], doc_ids[i]))[:k]
     return [(doc_ids[i], float(exact[i])) for i in best]
@@ -380,9 +379,6 @@ def fuse(
 
 
 # %% ../nbs/04_retrieve.ipynb #0a3b2e0c
-FINE = 30  # decimals of scores that are not this module's: probabilities near 0 differ far behind the comma
-
-
 def max_passage(
     run: Run,  # over chunks
     k: int = 100,  # passages a query
@@ -393,7 +389,9 @@ def max_passage(
         best: dict[str, float] = {}
         for doc_id, score in ranking:
             best[parent(doc_id)] = max(score, best.get(parent(doc_id), -math.inf))
-        folded[query_id] = top_k(np.array(list(best.values())), list(best), k, FINE)
+        folded[query_id] = top_k(
+            np.array(list(best.values())), list(best), k, None
+        )  # a teacher's probabilities may differ far behind the comma
     return folded
 
 

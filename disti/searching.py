@@ -18,7 +18,7 @@ from .dense import exact_scores
 from .embeddings import teacher_digest
 from .queryencoder import QueryEncoder
 from .records import choose
-from .retrieve import FINE, Ranking, best_of, query_scores, top_k
+from .retrieve import Ranking, best_of, query_scores, top_k
 from .scorers import Scorer
 from .searchindex import SearchIndex
 
@@ -132,4 +132,4 @@ def reranked(
         scores += teacher([(query, text) for _, text in passages[start : start + GROUP]]).tolist()
     if time.monotonic() > until:
         return None
-    return top_k(np.array(scores), [doc_id for doc_id, _ in passages], len(passages), FINE)
+    return top_k(np.array(scores), [doc_id for doc_id, _ in passages], len(passages), None)
