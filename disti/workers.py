@@ -8,13 +8,14 @@ __all__ = [
     "MEMORY",
     "LOST",
     "MOMENT",
+    "STARTER",
     "Job",
     "write_job",
     "kind_of",
     "There",
     "note",
     "reason",
-    "end_with_parent",
+    "this_process",
     "work",
     "launch",
     "pass_on",
@@ -70,6 +71,7 @@ class Job(pickle.Pickler):
         return NotImplemented
 
 
+# %% ../nbs/07p_workers.ipynb #0deb9a74
 def write_job(path: Path, job: Any) -> None:
     "Write what other processes are to work on."
     with open(path, "wb") as file:
@@ -95,6 +97,7 @@ class There(Exception):
     "Where an error was raised, in another process."
 
 
+# %% ../nbs/07p_workers.ipynb #3aa68a55
 def note(folder: Path, error: Exception) -> int:  # its kind
     "Keep an error for the notebook."
     try:
@@ -124,14 +127,18 @@ def reason(folder: Path, n: int, restarts: int) -> Exception:
 
 
 # %% ../nbs/07p_workers.ipynb #ea8659bd
-def end_with_parent() -> None:
-    "End this process, and what it started, when the one that started it is gone."
-    end_with("|".join([str(os.getppid()), begun(os.getppid()), place(), "none"]))
+STARTER = "DISTI_STARTED_BY"  # of the environment: the process that a launcher or a worker belongs to
 
 
+def this_process() -> str:  # as `end_with` takes it
+    "This process, as it tells those that it starts: where it dies at once it is not their parent any more."
+    return "|".join([str(os.getpid()), begun(os.getpid()), place(), "none"])
+
+
+# %% ../nbs/07p_workers.ipynb #9bad721c
 def work(folder: Path) -> None:
     "What each worker does; the first one's result is kept."
-    end_with_parent()
+    end_with(os.environ[STARTER])
     first = os.environ["RANK"] == "0"
     if first and life():
         print(f"a process was lost; all of them go on from the last checkpoint (life {life() + 1})", flush=True)
@@ -164,7 +171,8 @@ def launch(folder: Path, n: int, restarts: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    end_with_parent()
+    end_with(os.environ[STARTER])
+    os.environ[STARTER] = this_process()
     logging.disable()
     how = [
         "--standalone",
@@ -219,7 +227,7 @@ def together(
     folder.mkdir(parents=True)
     code = f"from disti.workers import Path, launch; launch(Path({str(folder.absolute())!r}), {n}, {restarts})"
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    env = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    env = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", STARTER: this_process()}
     env |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))}
     process = None
     try:
@@ -257,6 +265,7 @@ def learnt(train: Callable[..., Any], model: nn.Module, *given: Any, kind: str, 
     return {name: value.cpu() for name, value in model.state_dict().items()}, result
 
 
+# %% ../nbs/07p_workers.ipynb #1d3da4e6
 def train_together(
     train: Callable[..., Any],  # of a module: takes a model and trains it in place
     model: Any,  # trained in place
