@@ -216,7 +216,8 @@ rule student_score:
 def before(wildcards):  # the teacher's ranking goes on with the untrained student's; a student stands between the two
     others = {"untrained": [], "bm25": ["untrained"]}.get(wildcards.model, ["untrained", "teacher"])
     others = ["untrained"] if wildcards.model in TEACHERS else others
-    scores = [] if wildcards.model == "bm25" else scores_of(wildcards.model if wildcards.model in TEACHERS else "teacher")
+    whose = wildcards.model if wildcards.model in TEACHERS else taught_by(wildcards.model) if wildcards.model in STUDENTS else "teacher"
+    scores = [] if wildcards.model == "bm25" else scores_of(whose)
     return scores + [f"{RUN}/results/{other}/{HERE}/measures.jsonl.meta.json" for other in others]
 
 
@@ -258,7 +259,7 @@ if "quantize" in recipe["stages"]:  # what fewer bits cost
 
 
 rule cases:
-    input: expand(rules.evaluate.output, model=[BASE, MAIN]), rules.score.output
+    input: expand(rules.evaluate.output, model=[BASE, MAIN]), scores_of(taught_by(MAIN))
     output: f"{RUN}/case-study/cases.jsonl.meta.json"
     params: variant="", **told("cases")
     resources: gpu=0

@@ -38,7 +38,7 @@ from .findings import md_text, say
 from .manifests import hashes, need, read_facts, read_manifest
 from .records import Known, Row, at, read_rows, write_text
 from .report import about, limits, objective_of, on_hub, public_name, read_parts
-from .results import outdated
+from .results import lineage, outdated, teacher_folder
 from .weights import ModelRecord, model_digest, run_model
 
 if TYPE_CHECKING:
@@ -86,19 +86,16 @@ def trained_on(mined: Row) -> str:  # parameters of the mining; "" where there a
 # %% ../nbs/09u_card.ipynb #714dc919
 def who_taught(
     home: Path,  # artifacts/RUN
-    made: Row,  # a student's manifest
+    student: str,
     manifests: Mapping[str, Row],  # of the run
 ) -> tuple[Row, str]:  # teacher.json, {} without one; the teacher's name or folder, "" without
     "Who taught a student, or the one that it was made from."
-    params = made.get("params", {})
-    if made.get("stage") == "14_distill":
-        folder = f"teacher-score-{params['scores']}" if params.get("scores") else "teacher-score"
-        scored = manifests.get(f"{folder}/train.jsonl", {}).get("params", {})
-        return read_facts(home / folder / "teacher.json"), scored.get("teacher", "")
-    source = params.get("embedding_teacher") or params.get("start") or params.get("of")
-    if other := manifests.get(f"models/{source}"):
-        return who_taught(home, other, manifests)
-    return {}, str(params.get("embedding_teacher", ""))
+    every = list(lineage(student, lambda name: manifests.get(f"models/{name}")))
+    if any(made["stage"] == "14_distill" for made in every):
+        folder = teacher_folder(home, student)
+        scored = manifests.get(f"{folder.name}/train.jsonl", {}).get("params", {})
+        return read_facts(folder / "teacher.json"), scored.get("teacher", "")
+    return {}, str(every[-1]["params"].get("embedding_teacher", "")) if every else ""
 
 
 # %% ../nbs/09u_card.ipynb #6b75d242
@@ -119,7 +116,7 @@ def read_student(home: Path, name: str, data_dir: str = "") -> Student:  # "": w
         run_model(home),
         made,
         about(name, parts["manifests"], parts["teacher"], texts.name),
-        *who_taught(home, made, parts["manifests"]),
+        *who_taught(home, name, parts["manifests"]),
         trained_on(mined.get("params", {})),
         comparison,
         limits(comparison, asked, parts, texts),

@@ -43,6 +43,7 @@ from .pairs import self_matches
 from .readings import candidate_recall, ceiling, tie_range
 from .records import Row, read_rows, replacing, write_text
 from .refusal import nothing_relevant
+from .results import teacher_folder
 from .retention import retention
 from .searches import searched
 from .sources import clusters_of, sources
@@ -112,6 +113,7 @@ def own_dev(
     home: Path,
     collection: str,  # that is evaluated
     used: list[Path],
+    student: str = "",  # whose teacher; "": the first
 ) -> tuple[Collection, list[Row]] | None:  # dev questions; the teacher's lists of them, [] without
     "The dev questions of the run, when this is its collection."
     folder = home / "hard-negative"
@@ -121,7 +123,7 @@ def own_dev(
     names = ("corpus.jsonl", "queries-dev.jsonl", "relevance-dev.jsonl")
     used += [need(folder / name, "11_mine") for name in names]
     dev = load_collection(folder, split="dev", name=f"{collection}-dev")
-    return dev, finished(home / "teacher-score" / "dev.jsonl", "scored", used)
+    return dev, finished(teacher_folder(home, student) / "dev.jsonl", "scored", used)
 
 
 # %% ../nbs/09t_evaluation.ipynb #0300c3c4
@@ -260,13 +262,19 @@ def bi_encoder(
 
 
 # %% ../nbs/09t_evaluation.ipynb #5b55633c
-def teacher_lists(home: Path, collection: str, used: list[Path]) -> tuple[list[Row], str]:  # scored lists; their scale
-    "The teacher's scores of the test candidates, where they are of this collection and finished."
-    made = read_manifest(home / "teacher-score" / "test.jsonl")
+def teacher_lists(
+    home: Path,
+    collection: str,
+    used: list[Path],  # grows by what was read
+    student: str = "",  # whose teacher; "": the first
+) -> tuple[list[Row], str]:  # scored lists; their scale
+    "A teacher's scores of the test candidates, where they are of this collection and finished."
+    folder = teacher_folder(home, student)
+    made = read_manifest(folder / "test.jsonl")
     if made is None or made["params"].get("collection", collection) != collection:
         return [], "logit"
-    lists = finished(home / "teacher-score" / "test.jsonl", "scored", used)
-    return lists, read_facts(home / "teacher-score" / "teacher.json").get("scale", "logit")
+    lists = finished(folder / "test.jsonl", "scored", used)
+    return lists, read_facts(folder / "teacher.json").get("scale", "logit")
 
 
 # %% ../nbs/09t_evaluation.ipynb #e11bee8d
@@ -289,13 +297,13 @@ def look_further(
     name, collection = rows[0]["model"], texts.name.removesuffix(ending)
     others = results_beside(home, collection, ending, name, used, len(texts.corpus))
     dev, asked = None, None
-    if encoded and not ending and (held := own_dev(home, collection, used)):
+    if encoded and not ending and (held := own_dev(home, collection, used, name)):
         dev = dev_space(*encoded[:2], *held, encoded[2]), held
         asked = dev_run(dev[0], held[0], encoded[1], depth, chunked, itself_in(texts, held[0], chunked))
     said = beside_means(run, rows, texts.qrels, depth=depth, dev=asked, others=others, candidates=candidates, seed=seed)
     if not encoded or ending:
         return said, {}, None
-    lists, scale = teacher_lists(home, collection, used)
+    lists, scale = teacher_lists(home, collection, used, name)
     also = (dev[0], dev[1][1]) if dev else None
     both = bi_encoder(name, texts, encoded[1], encoded[0], lists, also, scale=scale, seed=seed)
     return said, *both

@@ -16,7 +16,6 @@ __all__ = [
     "reads_less",
     "apart_md",
     "gap_md",
-    "taught_by",
     "score_files",
     "made_lost",
     "made_gap",
@@ -38,12 +37,11 @@ from .findings import md_text
 from .leaks import leak_files, run_leaking
 from .lost import lost_md, lost_rows, lost_slices, query_features
 from .manifests import file_hash, manifest_path, need, read_manifest, reading
-from .names import name_fault, name_pairs, score_folder
+from .names import name_pairs
 from .records import Row, at, read_rows, to_line
 from .report import own_collection, read_parts, report_html, trial_of
-from .results import told
+from .results import teacher_folder, told
 from .retrieve import word_tokenizer
-from .scales import MADE_FROM
 from .sources import source_findings, sources
 from .stats import tally
 from .weights import described, read_settings, run_model
@@ -169,7 +167,7 @@ def made_cases(
     folder = collection_folder(params)
     inputs += reading(*(folder / f"{kind}.jsonl" for kind in PARTS_OF_DATA))
     text, own = load_collection(folder), collection == own_collection(home, collection)
-    teacher_file = home / "teacher-score" / "test.jsonl"
+    teacher_file = teacher_folder(home, models[1]) / "test.jsonl"
     scored = read_rows(need(teacher_file, "score"), "scored") if own and teacher_file.exists() else []
     shown = dict(measure=params["measure"], scored=scored, n=params["n_cases"], top=params["top"], seed=params["seed"])
     every, cases = find_cases(rows_a, rows_b, rows_run(found_a), rows_run(found_b), text.qrels, **shown)
@@ -232,16 +230,6 @@ def gap_md(summary: Row, apart: str) -> str:
     return "\n\n".join([f"# Where {student} and its teacher differ", *trial, *lost, *near]) + "\n"
 
 
-# %% ../nbs/09p_made.ipynb #23e21293
-def taught_by(home: Path, student: str) -> Path:
-    "Where the scores lie from which a student, or the one that it was made from, learnt; else the first teacher's."
-    made = read_manifest(home / "models" / student) or {"stage": "", "params": {}}
-    if scores := made["params"].get("scores"):
-        return home / score_folder(f"teacher-{scores}")
-    source = str(made["params"].get(MADE_FROM.get(made["stage"].partition("_")[2], ""), ""))
-    return taught_by(home, source) if source and not name_fault(source) else home / "teacher-score"
-
-
 # %% ../nbs/09p_made.ipynb #4e7c3d56
 def score_files(home: Path, params: Mapping[str, Any]) -> dict[str, Path]:  # the reference's too if there
     "The scores of the student and of the one it is compared with."
@@ -275,7 +263,7 @@ def made_gap(
     scores, folder = score_files(home, params), collection_folder(params)
     student, reference = params["student"], params["reference"] if params["reference"] in scores else ""
     files = [*reading(folder / "queries.jsonl"), need(home / "hard-negative" / "corpus.jsonl", "11_mine")]
-    teacher_file = of_this_model(need(taught_by(home, student) / "test.jsonl", "13_score"))
+    teacher_file = of_this_model(need(teacher_folder(home, student) / "test.jsonl", "13_score"))
     judged = reading(folder / "relevance.jsonl")
     text = {path.stem: texts(read_rows(path, path.stem)) for path in files}
     whole, teacher = load_collection(folder), read_rows(teacher_file, "scored")

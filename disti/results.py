@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = [
     "PLACES",
+    "lineage",
+    "teacher_folder",
     "scores_made",
     "results_of",
     "written_from",
@@ -43,12 +45,33 @@ from typing import Any
 from .findings import Finding, say
 from .looks import asks_written
 from .manifests import Hash, content, manifest_path, read_facts, read_manifest, stamped, stream_hash, wrong
-from .names import score_folder
+from .names import name_fault, score_folder
 from .places import Placed
 from .recipe import data_files, job_values, main_student, value
 from .records import Known, Row, at, project_root
-from .scales import models_measured, sets_of, teachers_of
+from .scales import MADE_FROM, models_measured, sets_of, teachers_of
 from .stage import find_stage, stage_params
+
+
+# %% ../nbs/09f_results.ipynb #3a4f8bfc
+def lineage(
+    student: str,
+    manifest: Callable[[str], Row | None],  # of a student, by its name
+) -> Iterator[Row]:
+    "The manifests of a student, of the one that it was made from, and so on."
+    seen = set[str]()
+    while student not in seen and (made := manifest(student)):
+        yield made
+        seen.add(student)
+        student = str(made["params"].get(MADE_FROM.get(made["stage"].partition("_")[2], ""), ""))
+
+
+# %% ../nbs/09f_results.ipynb #ada1d5be
+def teacher_folder(home: Path, student: str) -> Path:
+    "Where the scores lie from which a student, or the one that it was made from, learnt; else the first teacher's."
+    own = lineage(student, lambda name: None if name_fault(name) else read_manifest(home / "models" / name))
+    scores = next((made["params"].get("scores", "") for made in own if made["stage"] == "14_distill"), "")
+    return home / score_folder(f"teacher-{scores}" if scores else "teacher")
 
 
 # %% ../nbs/09f_results.ipynb #bf267274
