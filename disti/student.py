@@ -9,16 +9,16 @@ __all__ = [
     "without",
     "write_lora_config",
     "merge_saved",
-    "train_student",
-    "of_what",
     "told",
+    "of_what",
+    "train_student",
     "started",
-    "best_of_rates",
     "leader",
     "told_dev",
-    "move",
     "put",
+    "move",
     "keep_one",
+    "best_of_rates",
 ]
 
 # %% ../nbs/08f_student.ipynb #442439f6
@@ -98,7 +98,20 @@ def merge_saved(
     return check_merge(before, look(merge_adapter(model)), start)
 
 
-# %% ../nbs/08f_student.ipynb #a7652220
+# %% ../nbs/08f_student.ipynb #07eeaefe
+def told(record: Any) -> Any:  # to be compared
+    "A model record as data; a name as it is."
+    return asdict(record) if is_dataclass(record) and not isinstance(record, type) else str(record)
+
+
+# %% ../nbs/08f_student.ipynb #2179871e
+def of_what(record: Any, layers: str, method: str, lora: tuple, head: tuple[str, int, int], dev: Sequence[Row]) -> Row:
+    "What a checkpoint belongs to, besides lists and settings."
+    said = {"model": told(record), "layers": layers, "method": method, "lora": lora if method == "lora" else ""}
+    return said | ({"head": list(head)} if head[0] else {}) | {"dev": text_id(str(dev)) if dev else ""}
+
+
+# %% ../nbs/08f_student.ipynb #6979ee23
 def train_student(
     rows: Sequence[Row],  # of `list_rows`: training lists, with scores where the objective reads them
     record: Any,  # the untrained student: a `ModelRecord`, or a name
@@ -130,17 +143,6 @@ def train_student(
     return student, facts | best_dev(steps) | dims_ndcg(student, dev, settings.dims)
 
 
-def of_what(record: Any, layers: str, method: str, lora: tuple, head: tuple[str, int, int], dev: Sequence[Row]) -> Row:
-    "What a checkpoint belongs to, besides lists and settings."
-    said = {"model": told(record), "layers": layers, "method": method, "lora": lora if method == "lora" else ""}
-    return said | ({"head": list(head)} if head[0] else {}) | {"dev": text_id(str(dev)) if dev else ""}
-
-
-def told(record: Any) -> Any:  # to be compared
-    "A model record as data; a name as it is."
-    return asdict(record) if is_dataclass(record) and not isinstance(record, type) else str(record)
-
-
 # %% ../nbs/08f_student.ipynb #db9126ad
 def started(
     record: Any, head: tuple[str, int, int] = ("", 0, 0), seed: int = 0, layers: str = ""
@@ -155,7 +157,50 @@ def started(
     return add_head(student, kind, dimensions, hidden=hidden, seed=seed)
 
 
-# %% ../nbs/08f_student.ipynb #cfd0fa76
+# %% ../nbs/08f_student.ipynb #132df23a
+def leader(reached: Mapping[float, float]) -> float:  # rate → what it reached
+    "The best rate, the first of equal ones."
+    return max(reached, key=reached.__getitem__)
+
+
+# %% ../nbs/08f_student.ipynb #fc814731
+def told_dev(student: SentenceTransformer, dev: Sequence[Row], rate: float) -> float:
+    "What a student reached on dev, said."
+    value = dev_ndcg(student, dev)
+    print(f"learning rate {rate:g}: {value:.4f} nDCG@10 on {len(dev)} dev lists")
+    return value
+
+
+# %% ../nbs/08f_student.ipynb #6b7c80c3
+def put(file: Path, to: Path | None) -> None:  # None: away
+    "Put a file or a folder in the place of another."
+    for old in filter(None, (to, None if to else file)):
+        rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+    if to and file.exists():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(to)
+
+
+# %% ../nbs/08f_student.ipynb #8cc6bf1d
+def move(history: str | Path, to: Path | None) -> None:  # None: away
+    "Move a history, with its events and curves; the next rate finds none."
+    history = Path(history)
+    wait()  # every process has read it
+    for file in (history, beside(history, "events.jsonl"), beside(history, "tensorboard")):
+        from_first(partial(put, file, to and to / file.name))
+
+
+# %% ../nbs/08f_student.ipynb #28b21164
+def keep_one(made: Mapping[float, Path | None], best: float, place: Path | None, aside: Path) -> None:
+    "One folder takes its place, the others go; where there is none, nothing."
+    without(place), without(aside)
+    for rate, folder in made.items():
+        if place and folder and rate == best and folder.exists():
+            folder.replace(place)
+        without(folder)
+
+
+# %% ../nbs/08f_student.ipynb #9831862a
 def best_of_rates(
     rates: Sequence[float],  # of `read_rates`; (): the settings' own, and no choice
     train: Callable[..., tuple[SentenceTransformer, Row]],  # `train_student`, all but what follows given
@@ -186,41 +231,3 @@ def best_of_rates(
     clear(checkpoints)
     told = {f"{rate:g}": round(value, 4) for rate, value in reached.items()}
     return best[0], best[1] | {"lr": leader(reached), "dev nDCG@10 by learning rate": told}
-
-
-def leader(reached: Mapping[float, float]) -> float:  # rate → what it reached
-    "The best rate, the first of equal ones."
-    return max(reached, key=reached.__getitem__)
-
-
-def told_dev(student: SentenceTransformer, dev: Sequence[Row], rate: float) -> float:
-    "What a student reached on dev, said."
-    value = dev_ndcg(student, dev)
-    print(f"learning rate {rate:g}: {value:.4f} nDCG@10 on {len(dev)} dev lists")
-    return value
-
-
-def move(history: str | Path, to: Path | None) -> None:  # None: away
-    "Move a history, with its events and curves; the next rate finds none."
-    history = Path(history)
-    wait()  # every process has read it
-    for file in (history, beside(history, "events.jsonl"), beside(history, "tensorboard")):
-        from_first(partial(put, file, to and to / file.name))
-
-
-def put(file: Path, to: Path | None) -> None:  # None: away
-    "Put a file or a folder in the place of another."
-    for old in filter(None, (to, None if to else file)):
-        rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
-    if to and file.exists():
-        to.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(to)
-
-
-def keep_one(made: Mapping[float, Path | None], best: float, place: Path | None, aside: Path) -> None:
-    "One folder takes its place, the others go; where there is none, nothing."
-    without(place), without(aside)
-    for rate, folder in made.items():
-        if place and folder and rate == best and folder.exists():
-            folder.replace(place)
-        without(folder)

@@ -88,6 +88,7 @@ def spread_of(scores: Sequence[np.ndarray]) -> float:  # median standard deviati
     return float(np.median([np.std(one) for one in scores]))
 
 
+# %% ../nbs/12_teach.ipynb #02ba42ed
 def check_collapse(scores: Sequence[np.ndarray]) -> float:  # median standard deviation within a list
     "The spread of a teacher's scores; none at all is an error."
     spread = spread_of(scores)
@@ -101,10 +102,12 @@ def check_collapse(scores: Sequence[np.ndarray]) -> float:  # median standard de
 
 # %% ../nbs/12_teach.ipynb #67bfaa2d
 def first_rank_share(rows: Sequence[Row], scores: Sequence[np.ndarray]) -> float:  # 0 to 1
-    "Share of lists in which a positive has the highest score."
-    return float(np.mean([row["labels"][int(np.argmax(one))] > 0 for row, one in zip(rows, scores, strict=True)]))
+    "Share of lists in which a positive has the highest score; of several that are best, the share of positives."
+    pairs = zip(rows, scores, strict=True)
+    return float(np.mean([np.mean(np.asarray(row["labels"])[one == one.max()] > 0) for row, one in pairs]))
 
 
+# %% ../nbs/12_teach.ipynb #fe5f40cb
 def scored_list(
     teacher: CrossEncoder, group: Row, queries: Mapping[str, str], corpus: Mapping[str, str]
 ) -> pd.DataFrame:
@@ -138,6 +141,7 @@ def rerank_ndcg(
     return mean_measures(measure(qrels, run, ["nDCG@10"]))["nDCG@10"]
 
 
+# %% ../nbs/12_teach.ipynb #8e4a9eb9
 def dev_evaluation(
     candidates: Sequence[Row],  # kind group: what the dev queries' search found
     queries: Mapping[str, str],
