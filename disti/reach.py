@@ -21,6 +21,8 @@ __all__ = [
     "resolve",
     "used",
     "registered",
+    "Facts",
+    "facts_of",
     "Reached",
     "reach",
     "code_hash",
@@ -139,6 +141,7 @@ def take_apart(source: str) -> Parts:
 REGISTRIES = ("LOSSES", "EMBEDDING_LOSSES", "SCORERS", "MEASURES", "FILTERS", "SELECTIONS", "RULES", "NORMALISATIONS")
 
 
+@cache
 def entries_of(node: ast.stmt) -> tuple[ast.stmt, dict[str, ast.expr]]:  # the statement without them, key → value
     "The named entries of a dict."
     value = getattr(node, "value", None)
@@ -249,6 +252,24 @@ def registered(package: Path) -> dict[str, dict[str, Key]]:  # registry → key 
     return found
 
 
+# %% ../nbs/09_reach.ipynb #036d5615
+class Facts(NamedTuple):
+    "What one statement brings to whatever reaches it."
+
+    code: str  # as it counts
+    uses: set[Key]  # what it refers to
+    whole: set[str]  # registries that it walks over
+    words: set[str]  # of its texts: they may name entries of registries
+
+
+@cache
+def facts_of(node: ast.AST, module: str, package: Path) -> Facts:
+    "The facts of a statement, found once: the stages of a recipe reach much the same code."
+    plain = Plain().visit(ast.parse(ast.unparse(node)))  # a copy: trees are shared
+    words = {word for text in texts(plain) for word in re.findall(r"\w+", text)}
+    return Facts(ast.dump(plain), used(plain, module, package), walked(plain), words)
+
+
 # %% ../nbs/09_reach.ipynb #5cd62507
 class Reached:
     "The definitions that some code reaches."
@@ -261,12 +282,11 @@ class Reached:
 
     def take(self, key: Key, nodes: Iterable[ast.AST]) -> set[Key]:  # what it refers to
         "Note the code of one definition."
-        plain = [Plain().visit(ast.parse(ast.unparse(node))) for node in nodes]  # a copy: trees are shared
-        self.code[key] = " ".join(map(ast.dump, plain))
-        for node in plain:
-            self.whole |= walked(node)
-            self.words.update(word for text in texts(node) for word in re.findall(r"\w+", text))
-        return set().union(*(used(node, key[0], self.package) for node in plain))
+        told = [facts_of(node, key[0], self.package) for node in nodes]
+        self.code[key] = " ".join(each.code for each in told)
+        self.whole.update(*(each.whole for each in told))
+        self.words.update(*(each.words for each in told))
+        return set().union(*(each.uses for each in told))
 
     def registry(self, key: Key, nodes: Iterable[ast.stmt]) -> set[Key]:
         "Take a registry without its entries, and keep those for when they are named."
