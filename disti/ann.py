@@ -169,10 +169,12 @@ class Nearest:
         return self.deeper(asked, k, min(len(self.vectors), KINDS[self.kind][1] * k + MORE))
 
     def deeper(self, asked: np.ndarray, k: int, n: int) -> list[Ranking]:
-        "The best of `n` candidates; more of them where a tie may be outside."
+        "The best of `n` candidates; more of them where a tie may be outside, all where cells or a graph give too few."
         found, made = self.candidates(asked, n), list[Ranking]()
         for row, places in enumerate(found):
             at = places[places >= 0]
+            if len(at) < min(k, len(self.vectors)):
+                at = np.arange(len(self.vectors))
             scores = exact_scores(asked, self.vectors, np.full(len(at), row), at)
             best = top_k(scores, [self.doc_ids[i] for i in at.tolist()], k)
             tied = self.kind == "flat" and k <= len(at) < len(self.vectors) and scores.min() >= best[-1][1] - 2e-6

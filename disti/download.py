@@ -42,6 +42,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from .findings import say
+from .formats import judged_pairs
 from .hub import IDS, Place, first_of, has_text, judged_row, patiently, table_rows, text_row, unreachable
 from .kinds import row_fault
 from .names import name_fault
@@ -118,11 +119,14 @@ def asked_rows(reading: Reading, judged: Iterable[Row]) -> Iterator[Row]:  # kin
 # %% ../nbs/01l_download.ipynb #9dc7d9d6
 def train_rows(reading: Reading) -> Iterator[Row]:  # kind finetune
     "Training pairs of judgements, the passages by id."
-    right = [row for row in judgement_rows(reading, "train") if row["score"] > 0]
-    text = {row["_id"]: row["text"] for row in asked_rows(reading, right) if row["text"].strip()}
-    for row in right:
-        if row["query-id"] in text:
-            yield {"anchor": text[row["query-id"]], "positive_id": row["corpus-id"]}
+    judged: dict[str, list[Row]] = {}
+    for row in judgement_rows(reading, "train"):
+        judged.setdefault(row["query-id"], []).append(row)
+    text = {row["_id"]: row["text"] for row in asked_rows(reading, chain(*judged.values())) if row["text"].strip()}
+    if blank := len(judged.keys() - text):
+        reading.counts["training questions without text"] = blank
+    for name, anchor in text.items():
+        yield from (made for _, made in judged_pairs(anchor, judged[name]))
 
 
 # %% ../nbs/01l_download.ipynb #869cdd1c

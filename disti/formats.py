@@ -15,6 +15,7 @@ __all__ = [
     "split_of",
     "split_files",
     "own_rows",
+    "judged_pairs",
     "train_rows",
     "beir",
     "columns_of",
@@ -195,6 +196,17 @@ def own_rows(path: Path, kind: str, known: Known, notes: Notes) -> Iterator[tupl
     return checked(mended(), kind, path, ids)
 
 
+# %% ../nbs/01e_formats.ipynb #e6de33f0
+def judged_pairs(anchor: str, judged: Sequence[Row]) -> Iterator[tuple[Row, Row]]:  # judgement, row of kind finetune
+    "The judgements of one question as training pairs by id: what is no answer is each pair's negative."
+    wrong = [row["corpus-id"] for row in judged if row["score"] <= 0]
+    for row in judged:
+        if row["score"] > 0:
+            made = {"anchor": anchor, "positive_id": row["corpus-id"], "anchor_id": row["query-id"]}
+            made |= {"negative_ids": wrong} if wrong else {}
+            yield row, made | ({"grade": row["score"]} if row["score"] != 1 else {})
+
+
 # %% ../nbs/01e_formats.ipynb #aedc5641
 def train_rows(
     rows: Iterable[tuple[int, Row]],  # kind relevance
@@ -204,14 +216,11 @@ def train_rows(
 ) -> Iterator[Out]:
     "The train split as training pairs by id, put together by query."
     for group in gathered((row | {"line": line} for line, row in rows), "query-id"):
-        name, wrong = group[0]["query-id"], [row["corpus-id"] for row in group if row["score"] <= 0]
-        anchor = (queries.row(name) or {}).get("text", "")
-        if not (right := [row for row in group if row["score"] > 0]):
+        anchor = (queries.row(group[0]["query-id"]) or {}).get("text", "")
+        pairs = list(judged_pairs(anchor, group))
+        if not pairs:
             notes.drop("training questions without a relevant passage", f"{path.name}, line {group[0]['line']}")
-        for row in right:
-            made = {"anchor": anchor, "positive_id": row["corpus-id"], "anchor_id": name}
-            made |= {"negative_ids": wrong} if wrong else {}
-            made |= {"grade": row["score"]} if row["score"] != 1 else {}
+        for row, made in pairs:
             yield "finetune", made, f"{path.name}, line {row['line']}"
 
 

@@ -7,6 +7,7 @@ __all__ = [
     "KEYS",
     "WORDS",
     "HALF",
+    "AROUND",
     "RULES",
     "Turn",
     "turn_of",
@@ -100,9 +101,13 @@ def pages_of(
 
 
 # %% ../nbs/01h_qrecc.ipynb #9f027a82
+AROUND = ".,;:!?\"'()[]…·‘’“”«»。，、；：！？「」（）"  # punctuation beside a word
+
+
 def pair_name(query: str, answer: str) -> str:
-    "What is equal for pairs of the same words."
-    return " ".join(WORDS.findall(query.lower())) + "\n" + " ".join(WORDS.findall(answer.lower()))
+    "What is equal for pairs of the same words, whatever surrounds them; a sign within one counts: C++ is not C#."
+    words = lambda text: " ".join(word for each in text.lower().split() if (word := each.strip(AROUND)))  # noqa: E731
+    return f"{words(query)}\n{words(answer)}"
 
 
 RULES: dict[str, Callable[[Turn], bool]] = {

@@ -42,13 +42,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import Qrels, texts
+from .data import Collection, Qrels, load_collection, texts
 from .embeddings import teacher_digest
 from .evaluation import model_of
 from .findings import Finding, tell
 from .indexing import Plan, build_index
 from .manifests import read_facts
 from .metrics import measure
+from .pairs import self_matches, without
 from .recipe import Placed, main_student, read_recipe, resolve_recipe, value
 from .records import Row, at, file_hash, read_rows, write_text
 from .searchindex import current, open_index
@@ -83,17 +84,21 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
 def weigh(
-    searcher: "Searcher", queries: Mapping[str, str], qrels: Qrels, most: int = 200
+    searcher: "Searcher",
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    itself: Mapping[str, set[str]] = {},  # query → passages that are the question, of `self_matches`  # noqa: B006
+    most: int = 200,  # queries
 ) -> tuple[float, dict[float, float]]:
     "The weight that dev prefers, and nDCG@10 by weight."
     from disti.searching import Ask
 
     asked = {q: queries[q] for q in list(qrels)[:most] if q in queries}
-    found = {}
+    found, deep = {}, 10 + max(map(len, itself.values()), default=0)
     for weight in WEIGHTS:
         weighed = replace(searcher, weight=weight, threshold=float("-inf"))
-        runs = weighed.search([Ask(text, 10, "hybrid" if weight else "dense") for text in asked.values()])
-        rows = measure({q: qrels[q] for q in asked}, dict(zip(asked, runs, strict=True)), ["nDCG@10"])
+        runs = weighed.search([Ask(text, deep, "hybrid" if weight else "dense") for text in asked.values()])
+        rows = measure({q: qrels[q] for q in asked}, without(dict(zip(asked, runs, strict=True)), itself), ["nDCG@10"])
         found[weight] = sum(row["value"] for row in rows) / max(1, len(rows))
     return max(found, key=lambda w: (round(found[w], 9), -w)), found
 
@@ -139,10 +144,11 @@ def dev_of(home: Path) -> tuple[dict[str, str], Qrels]:
 
 
 # %% ../nbs/09v_serving.ipynb #54b73fad
-def weighed_on_dev(home: Path, searcher: "Searcher") -> Row:
+def weighed_on_dev(home: Path, searcher: "Searcher", collection: Collection) -> Row:
     "What the dev queries of a run say of the weight of words."
     queries, qrels = dev_of(home)
-    return {"hybrid_weight": weigh(searcher, queries, qrels)[0], "hybrid_from": f"{len(queries)} dev queries"}
+    weight, _ = weigh(searcher, queries, qrels, self_matches(queries, replace(collection, qrels=qrels)))
+    return {"hybrid_weight": weight, "hybrid_from": f"{len(queries)} dev queries"}
 
 
 # %% ../nbs/09v_serving.ipynb #484046b0
@@ -262,7 +268,8 @@ def index_run(
     by_hand = kept_by_hand(places[0], record, plan)
     if not by_hand and dev_of(home)[0] and not is_current(places[0], record, corpus_of(collection, data)[0], plan):
         index_collection(places[0], record, collection, plan, data)
-        more |= weighed_on_dev(home, Searcher(open_index(places[0]), {"student": query_encoder(record)}))
+        searcher = Searcher(open_index(places[0]), {"student": query_encoder(record)})
+        more |= weighed_on_dev(home, searcher, load_collection(corpus_of(collection, data)[0].parent))
         change_facts(places[0], more)
     if not by_hand:
         index_collection(places[0], record, collection, plan, data, **more)

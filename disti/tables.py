@@ -273,6 +273,9 @@ def number_of(value: Any, where: str, column: str) -> float | int:
     text = str(value).strip().lower()
     if text in WORDS:
         return WORDS[text]
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text):
+        both = f"write {text.replace(',', '')} or {text.replace(',', '.')}"
+        raise RowError(f"{where}: {column!r} is {text!r}, a number of thousands or one with three decimals; {both}")
     try:
         made = float(re.sub(r"^([+-]?\d*),(\d+)$", r"\1.\2", text))
     except ValueError:
