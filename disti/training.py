@@ -71,6 +71,7 @@ from .progress import Dev, KeepBest, TrainingHistory, finished
 from .records import Row, read_partial
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 from .settings import Fit, n_steps
+from .unpadded import unpadded
 from .workers import train_together
 
 
@@ -317,10 +318,11 @@ def train_on(
 # %% ../nbs/08d_training.ipynb #7ec006c9
 @contextmanager
 def fast(model: SentenceTransformer | CrossEncoder, settings: Fit) -> Iterator[None]:
-    "Attention and linear layers in the form that trains fastest on this machine."
+    "Attention and linear layers in the form that trains fastest on this machine, and nothing computed for padding."
     precision = real_precision(settings.precision, model.device.type)
     linears = nullcontext() if settings.compile else training_linears(model, precision)  # the compiler has its own
-    with training_attention(model, model.max_seq_length or 512, precision), linears:
+    rows = nullcontext() if settings.compile else unpadded(model, trains=True)
+    with training_attention(model, model.max_seq_length or 512, precision), linears, rows:
         yield
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = [
-    "LAYOUT",
-    "NAME",
+    "READS",
+    "TRAINS",
     "BUILDS",
     "TRIED",
     "LOCKS",
@@ -16,6 +16,7 @@ __all__ = [
     "attention",
     "pays",
     "mask_of",
+    "layout_in",
     "gather",
     "scatter",
     "bodies",
@@ -26,10 +27,10 @@ __all__ = [
 ]
 
 # %% ../nbs/00r_unpadded.ipynb #152c854a
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -62,15 +63,14 @@ def layout_of(mask: Tensor) -> Layout:  # [texts, longest], 1 for a token
 
 
 # %% ../nbs/00r_unpadded.ipynb #d0027fd9
-LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)  # of the batch that is computed; None: padded
-NAME = "disti_unpadded"  # of this attention, among those of transformers
-
-
-def text_by_text(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+def text_by_text(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float = 0.0
+) -> Tensor:
     "Attention within each text, on any device: [heads, tokens, size] each."
     parts = (each.split(layout.lengths, 1) for each in (query, key, value))
     each = [
-        scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0] for q, k, v in zip(*parts, strict=True)
+        scaled_dot_product_attention(q[None], k[None], v[None], None, dropout, scale=scale)[0]
+        for q, k, v in zip(*parts, strict=True)
     ]
     return torch.cat(each, 1)
 
@@ -93,19 +93,21 @@ def attention(
     query: Tensor,  # [texts, heads, longest, size], or [1, heads, tokens, size] of an unpadded batch
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Layout | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:  # [texts, longest, heads, size]
     "What an encoder calls, as transformers wants it."
-    layout, scale = LAYOUT.get(), scaling if scaling is not None else query.shape[-1] ** -0.5
-    if layout is None:
-        made = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scale)
+    layout, scale = attention_mask, scaling if scaling is not None else query.shape[-1] ** -0.5
+    if not isinstance(layout, Layout):
+        made = scaled_dot_product_attention(query, key, value, layout, dropout, scale=scale)
         return made.transpose(1, 2), None
-    fast = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    way: Callable[..., Tensor] = in_one_kernel if fast else text_by_text
-    return way(query[0], key[0], value[0], layout, scale).transpose(0, 1)[None], None
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        made = in_one_kernel(query[0], key[0], value[0], layout, scale)
+    else:
+        made = text_by_text(query[0], key[0], value[0], layout, scale, dropout)
+    return made.transpose(0, 1)[None], None
 
 
 # %% ../nbs/00r_unpadded.ipynb #566615be
@@ -118,29 +120,39 @@ def pays(device: str, dtype: torch.dtype) -> bool:
 
 
 # %% ../nbs/00r_unpadded.ipynb #b9ebfd10
+READS, TRAINS = "disti_unpadded", "disti_unpadded_training"  # this attention, among those of transformers
+
+
 def mask_of(
     attention_mask: Tensor | None = None,  # [texts, longest], as transformers hands it on
     dtype: torch.dtype = torch.float32,  # of the states
+    trains: bool = False,  # also where there are gradients
     **more: Any,
-) -> Tensor | None:
-    "The mask that an encoder makes for it: where there is padding and nothing is trained, a layout in its place."
+) -> Tensor | Layout | None:
+    "The mask that an encoder makes for it: where there is padding, a layout in its place."
     layout = None
-    if attention_mask is not None and attention_mask.dim() == 2 and not torch.is_grad_enabled():
+    if attention_mask is not None and attention_mask.dim() == 2 and (trains or not torch.is_grad_enabled()):
         layout = layout_of(attention_mask) if pays(attention_mask.device.type, dtype) else None
-    if layout and (not all(layout.lengths) or len(layout.places) == layout.shape[0] * layout.shape[1]):
-        layout = None  # a text of no token, or nothing to take out
-    LAYOUT.set(layout)
-    return None if layout else sdpa_mask(attention_mask=attention_mask, dtype=dtype, **more)
+    if layout and all(layout.lengths) and len(layout.places) < layout.shape[0] * layout.shape[1]:
+        return layout
+    return sdpa_mask(attention_mask=attention_mask, dtype=dtype, **more)  # a text of no token, or nothing to take out
 
 
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, mask_of)
+for each, trains in ((READS, False), (TRAINS, True)):
+    AttentionInterface.register(each, attention)
+    AttentionMaskInterface.register(each, partial(mask_of, trains=trains))
 
 
 # %% ../nbs/00r_unpadded.ipynb #f1e7e8db
+def layout_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout | None:  # None: the batch is a rectangle
+    "The layout among what an encoder is called with."
+    return next((each for each in (*args, *kwargs.values()) if isinstance(each, Layout)), None)
+
+
+# %% ../nbs/00r_unpadded.ipynb #6a656d72
 def gather(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     "Before the layers: the row of tokens in place of the rectangle."
-    if (layout := LAYOUT.get()) is None:
+    if (layout := layout_in(args, kwargs)) is None:
         return args, kwargs
     if args[0].shape[:2] != layout.shape:
         raise RuntimeError(f"a layout of {layout.shape} for states of {tuple(args[0].shape)}")
@@ -148,11 +160,9 @@ def gather(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 # %% ../nbs/00r_unpadded.ipynb #398c0d5f
-def scatter(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    "Behind the layers, also when they failed: the rectangle again, zeros where no token is."
-    layout = LAYOUT.get()
-    LAYOUT.set(None)
-    if layout is None or output is None:
+def scatter(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    "Behind the layers: the rectangle again, zeros where no token is."
+    if (layout := layout_in(args, kwargs)) is None:
         return output
     row = output.last_hidden_state[0]
     full = row.new_zeros(layout.shape[0] * layout.shape[1], row.shape[-1])
@@ -178,32 +188,39 @@ def bodies(model: nn.Module) -> list[PreTrainedModel]:
 
 
 # %% ../nbs/00r_unpadded.ipynb #e6ecc45a
-def same(body: PreTrainedModel) -> bool:
-    "Does an encoder give for three texts what it gives for each by itself?"
+def same(body: PreTrainedModel, trains: bool = False) -> bool:
+    "Does an encoder give for three texts what it gives for each by itself, and the same gradients where it trains?"
     lengths, device = (3, 11, 6), next(body.parameters()).device
     mask = torch.tensor([[1] * n + [0] * (max(lengths) - n) for n in lengths], device=device)
     words = torch.arange(mask.numel(), device=device).view_as(mask) % (body.config.vocab_size - 5) + 5
     ids = torch.where(mask.bool(), words, body.config.pad_token_id or 0)
-    with torch.inference_mode():
-        found = body(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+    with torch.set_grad_enabled(trains):
+        found = body(input_ids=ids, attention_mask=mask).last_hidden_state.float()[mask.bool()]
         alone = torch.cat([body(input_ids=row[None, :n], attention_mask=mask[:1, :1].expand(1, n)).last_hidden_state[0]
                            for row, n in zip(ids, lengths, strict=True)]).float()  # fmt: skip
     exact = alone.dtype == next(body.parameters()).dtype and not torch.is_autocast_enabled(device.type)
-    apart = (found[mask.bool()] - alone).abs().max() / alone.abs().max().clamp(min=1e-6)
-    return bool(apart < (1e-4 if exact else 0.05))
+    within, sides = 1e-4 if exact else 0.05, [(found.detach(), alone.detach())]
+    if trains:
+        encoder: Any = body.encoder
+        weights = [weight for weight in encoder.parameters() if weight.requires_grad]
+        some = [*weights[:4], *weights[-4:]]  # the first are reached through all of attention
+        ways = [torch.autograd.grad(each.square().sum(), some, allow_unused=True) for each in (found, alone)]
+        flat = [torch.cat([part.flatten() for part in way if part is not None]) for way in ways]
+        sides.append((flat[0], flat[1]))
+    return all(bool((a - b).abs().max() <= within * b.abs().max().clamp(min=1e-6)) for a, b in sides)
 
 
 # %% ../nbs/00r_unpadded.ipynb #236c4432
 @contextmanager
-def hooked(body: PreTrainedModel) -> Iterator[None]:
+def hooked(body: PreTrainedModel, name: str = READS) -> Iterator[None]:
     "An encoder whose padding is taken out meanwhile."
     encoder: Any = body.encoder
     before = body.config._attn_implementation
     hooks = [
         encoder.register_forward_pre_hook(gather, with_kwargs=True),
-        encoder.register_forward_hook(scatter, always_call=True),
+        encoder.register_forward_hook(scatter, with_kwargs=True),
     ]
-    body.config._attn_implementation = NAME
+    body.config._attn_implementation = name
     try:
         yield
     finally:
@@ -213,18 +230,19 @@ def hooked(body: PreTrainedModel) -> Iterator[None]:
 
 
 # %% ../nbs/00r_unpadded.ipynb #f294f2c4
-TRIED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # encoder → does it give the same?
+TRIED: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()  # encoder → does it give the same?
 
 
-def can(body: PreTrainedModel) -> bool:
-    "Does an encoder give the same without padding? It is tried once."
-    if body not in TRIED:
+def can(body: PreTrainedModel, name: str = READS) -> bool:
+    "Does an encoder give the same without padding? It is tried once, and once for training."
+    tried = TRIED.setdefault(body, {})
+    if name not in tried:
         try:
-            with hooked(body):
-                TRIED[body] = same(body)
+            with hooked(body, name):
+                tried[name] = same(body, name == TRAINS)
         except (AttributeError, ImportError, RuntimeError, TypeError, ValueError):  # another build, another library
-            TRIED[body] = False
-    return TRIED[body]
+            tried[name] = False
+    return tried[name]
 
 
 # %% ../nbs/00r_unpadded.ipynb #816cb337
@@ -232,13 +250,16 @@ LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # encoder → on
 
 
 @contextmanager
-def unpadded(model: nn.Module) -> Iterator[int]:  # encoders that are computed without padding meanwhile
-    "Take the padding out of a model's encoders, in the precision that it has here."
+def unpadded(model: nn.Module, trains: bool = False) -> Iterator[int]:  # encoders without padding meanwhile
+    "Take the padding out of a model's encoders, in the precision that it has here; to train, only of fused attention."
+    name = TRAINS if trains else READS
     with ExitStack() as stack:
         found = bodies(model)
         for body in found:
             stack.enter_context(LOCKS.setdefault(body, RLock()))
-        taken = [body for body in found if body.config._attn_implementation != NAME and can(body)]
+        now = {body: body.config._attn_implementation for body in found}
+        free = [body for body in found if (now[body] == "sdpa" if trains else now[body] not in (READS, TRAINS))]
+        taken = [body for body in free if can(body, name)]
         for body in taken:
-            stack.enter_context(hooked(body))
+            stack.enter_context(hooked(body, name))
         yield len(taken)
