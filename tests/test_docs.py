@@ -2,11 +2,12 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, call
 from test_architecture import NBS, cells
 
 from disti.recipe import read_recipe, resolve_recipe
@@ -89,3 +90,33 @@ def test_the_check_sees_a_wrong_word() -> None:
         check_command("disti run distill -p stebs 300")
     with pytest.raises(AssertionError, match="no command"):
         check_command("disti trian demo")
+
+
+def test_what_a_run_showed_goes_into_its_stages(tmp_path: Path) -> None:
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+    def book(path: Path, *showed: list, code: str = "print(table)") -> None:
+        cells = [new_markdown_cell("## Run"), new_code_cell("n = 1", metadata={"tags": ["parameters"]})]
+        cells += [new_code_cell(code, outputs=showed[0] if showed else [])]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(new_notebook(cells=cells), path)
+
+    run = tmp_path / "demo"
+    printed = [
+        new_output("stream", name=name, text=said) for name, said in (("stdout", "3 lists\n"), ("stderr", "5%|"))
+    ]
+    book(tmp_path / "nbs" / "14_distill.ipynb")
+    book(run / "notebooks" / "14_distill-kl.ipynb", printed)
+    book(run / "notebooks" / "14_distill-all.ipynb", [])
+    words = (sys.executable, "docs/outputs.py", run, "--nbs", tmp_path / "nbs")
+    (run / "recipe.yaml").write_text("scale: smoke\nstudents: {kl: {}}\nseed: 3\n")
+    assert "whose numbers mean nothing" in call(*words).stdout
+    (run / "recipe.yaml").write_text("scale: ''\nstudents: {kl: {}, all: {}}\nseed: 3\n")
+    assert "14_distill: of 14_distill-kl" in call(*words).stdout
+    cells = nbformat.read(tmp_path / "nbs" / "14_distill.ipynb", 4).cells
+    assert [output["text"] for output in cells[2].outputs] == ["3 lists\n"], "without progress bars"
+    assert "job `14_distill-kl` of run `demo` showed (seed 3" in cells[0].source
+    book(tmp_path / "nbs" / "14_distill.ipynb", printed, code="print(other)")
+    assert "changed since, shows nothing: print(other)" in call(*words).stdout
+    assert not nbformat.read(tmp_path / "nbs" / "14_distill.ipynb", 4).cells[2].outputs
