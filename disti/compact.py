@@ -26,11 +26,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import faiss
 import numpy as np
 
 from .data import Run
-from .dense import dense_run
 from .retrieve import top_k
 
 
@@ -46,6 +44,8 @@ class Space:
 
     def search(self, k: int) -> Run:
         "The `k` passages with the largest cosine, exactly."
+        from disti.dense import dense_run
+
         return dense_run(self.queries, self.passages, self.query_ids, self.doc_ids, k)
 
 
@@ -71,6 +71,8 @@ def int8_codes(emb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # int8 [n, d]
 # %% ../nbs/05o_compact.ipynb #cf7593ff
 def int8_run(space: Space, k: int) -> Run:
     "Search passages of one byte a dimension with float queries."
+    from disti.dense import dense_run
+
     codes, scale = int8_codes(space.passages)
     return dense_run(space.queries * scale, codes, space.query_ids, space.doc_ids, k)
 
@@ -84,6 +86,8 @@ def binary_codes(emb: np.ndarray) -> np.ndarray:  # uint8 [n, ⌈d/8⌉]; a valu
 # %% ../nbs/05o_compact.ipynb #122b3188
 def binary_hits(space: Space, k: int) -> tuple[np.ndarray, np.ndarray]:  # [n_queries, k] differing bits, positions
     "The `k` passages with the fewest differing bits."
+    import faiss
+
     codes = binary_codes(space.passages)
     index = faiss.IndexBinaryFlat(8 * codes.shape[1])
     index.add(codes)
