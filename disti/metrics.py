@@ -56,7 +56,6 @@ from typing import Any
 
 import ir_measures
 import numpy as np
-from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
 from .data import Qrels, Run, unanswerable
 from .kinds import TOP_GRADE
@@ -282,6 +281,8 @@ def list_ndcg(
 # %% ../nbs/02_metrics.ipynb #c04a9215
 def auc(scores: Sequence[float] | np.ndarray, labels: Sequence[float]) -> float:  # NaN without a positive or a negative
     "Share of (positive, negative) pairs in the right order; a tie counts half."
+    from scipy.stats import rankdata  # here: a recipe is checked in half the time without scipy.stats
+
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels) > 0
     n, m = int(positive.sum()), int((~positive).sum())
     return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
@@ -320,7 +321,7 @@ def finite_rows(scored: Sequence[Row]) -> tuple[list[Row], int, int]:  # rows, c
 
 
 # %% ../nbs/02_metrics.ipynb #9286f678
-CORRELATIONS = {"Pearson": pearsonr, "Spearman": spearmanr, "Kendall": kendalltau}
+CORRELATIONS = {"Pearson": "pearsonr", "Spearman": "spearmanr", "Kendall": "kendalltau"}  # of scipy.stats
 
 
 def log_softmax(scores: np.ndarray, tau: float) -> np.ndarray:
@@ -346,6 +347,8 @@ def fidelity(
     tau_student: float = 0.05,  # temperature of the student in the KL
 ) -> dict[str, float]:  # means over queries; n_queries, and n_constant left out of the correlations
     "How closely the student's scores follow the teacher's, list by list."
+    from scipy import stats
+
     if [len(scores) for scores in teacher] != [len(scores) for scores in student] or not teacher:
         raise ValueError(
             f"fidelity compares the same lists; teacher has {len(teacher)} lists of "
@@ -355,8 +358,8 @@ def fidelity(
     pairs = [(np.asarray(t, float), np.asarray(s, float)) for t, s in zip(teacher, student, strict=True)]
     varied = [(t, s) for t, s in pairs if len(t) > 1 and np.ptp(t) > 0 and np.ptp(s) > 0]
     found = {
-        name: float(np.mean([compute(t, s)[0] for t, s in varied])) if varied else 0.0
-        for name, compute in CORRELATIONS.items()
+        name: float(np.mean([getattr(stats, each)(t, s)[0] for t, s in varied])) if varied else 0.0
+        for name, each in CORRELATIONS.items()
     }
     logs = [(log_softmax(t, tau_teacher), log_softmax(s, tau_student)) for t, s in pairs]
     found["KL"] = float(np.mean([np.sum(np.exp(p) * (p - q)) for p, q in logs]))
