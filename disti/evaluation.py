@@ -309,8 +309,7 @@ def look_further(
         return said, {}, None
     lists, scale = teacher_lists(home, collection, used, name)
     also = (dev[0], dev[1][1]) if dev else None
-    both = bi_encoder(name, texts, encoded[1], encoded[0], lists, also, scale=scale, seed=seed)
-    return said, *both
+    return said, *bi_encoder(name, texts, encoded[1], encoded[0], lists, also, scale=scale, seed=seed)
 
 
 # %% ../nbs/09t_evaluation.ipynb #0c8786e9
