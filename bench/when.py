@@ -81,7 +81,7 @@ def measure_hybrids(home: Path, collection: str, data: Path) -> None:
         index = bm25_index(texts.corpus, tokenize=cut)
         teacher = hybrid_of(model, texts, index, vectors_of(model, texts, home / "embeddings", teacher_digest(record)))
         weight = of["weight"]
-        rows = measure(texts.qrels, teacher.run(list(texts.queries), weight=weight), ["nDCG@10"])
+        rows = measure(texts.qrels, teacher.run(texts.queries, weight=weight), ["nDCG@10"])
         told[name] = {"of": of, "weight": weight, "values": {row["query_id"]: float(row["value"]) for row in rows}}
         write_text(out, json.dumps(told))
         print(

@@ -71,12 +71,13 @@ def tested_cells(
 ) -> list[Row]:  # {"collection", "model", statistics, "p_holm", "outcome"}
     "All paired tests of a table."
     rows = []
-    for collection, models in cells.items():
-        for name in (name for name in models if name != baseline and baseline in models):
-            ids, x, y = grids([models[name]], [models[baseline]], collection)
-            clusters, _ = clusters_of(ids, shared.get(collection, {}))
-            tests = paired_tests(x[0], y[0], seed=seed, clusters=clusters)
-            rows.append({"collection": collection, "model": name, **tests})
+    pairs = [(collection, name) for collection, models in cells.items() if baseline in models for name in models]
+    pairs = [(collection, name) for collection, name in pairs if name != baseline]
+    for collection, name in pairs:
+        ids, x, y = grids([cells[collection][name]], [cells[collection][baseline]], collection)
+        clusters, _ = clusters_of(ids, shared.get(collection, {}))
+        tests = paired_tests(x[0], y[0], seed=seed, alpha=0.05 / len(pairs), clusters=clusters)
+        rows.append({"collection": collection, "model": name, **tests})
     for row, p in zip(rows, holm([row["p_randomisation"] for row in rows]), strict=True):
         row |= {"p_holm": p, "outcome": outcome(verdict(row, p=p))}
     return rows

@@ -38,6 +38,7 @@ from disti.metrics import (
 )
 from .plots import INK, MAIN, OTHER, drawing
 from .records import Row
+from .refusal import told_threshold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,7 +167,8 @@ def bi_encoder_results(
     near = fidelity([row["scores"] for row in theirs], [row["scores"] for row in ours])
     known |= {key: near[key] for key in ("Pearson", "Spearman", "Kendall", "top1", "n_constant")}
     known |= teacher_ndcg(theirs, ours, scale) | calibrated(test, dev)
-    return {key: round(value, 6) if isinstance(value, float) else value for key, value in known.items()}
+    written = {key: round(value, 6) if isinstance(value, float) else value for key, value in known.items()}
+    return written | ({"f1_threshold": told_threshold(known["f1_threshold"])} if "f1_threshold" in known else {})
 
 
 # %% ../nbs/03e_biencoder.ipynb #172380bb

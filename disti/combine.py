@@ -8,6 +8,7 @@ __all__ = [
     "collection_of",
     "split_pairs",
     "newer",
+    "refuse_corpus",
     "hold_out",
     "with_texts",
     "join_pairs",
@@ -84,6 +85,16 @@ def newer(rows: Sequence[Row], whole: Sequence[Row]) -> int:  # how many
     return sum(to_line(row) not in known for row in rows)
 
 
+# %% ../nbs/04o_combine.ipynb #a7a44971
+def refuse_corpus(corpus: Path, answers: Sequence[Row]) -> None:
+    "A corpus of more than the answers would be lost."
+    if more := newer(read_rows(corpus, "corpus") if corpus.exists() else [], answers):
+        raise FileExistsError(
+            f"{corpus} holds {more} passages that are not these answers, and would be replaced by the answers alone; "
+            "take it away, or another name"
+        )
+
+
 # %% ../nbs/04o_combine.ipynb #e4b885c6
 def hold_out(name: str, data_dir: str | Path = "data", share: float = 0.1, seed: int = 0) -> dict[str, int]:
     "Make a test set of a part of `finetune/NAME.jsonl`."
@@ -106,6 +117,7 @@ def hold_out(name: str, data_dir: str | Path = "data", share: float = 0.1, seed:
             f"{pairs} holds {new} pairs that {whole.name} lacks; take {whole.name} away to hold out of them"
         )
     train, made, dropped = split_pairs(every, share, seed)
+    refuse_corpus(folder / "corpus.jsonl", made["corpus"])
     for kind, some in made.items():
         write_rows(folder / f"{kind}.jsonl", some, kind)
     write_rows(pairs, train, "finetune")

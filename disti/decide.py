@@ -99,7 +99,8 @@ def judge(
         return word, reason if said.startswith((word, "no difference")) else f"{reason}; test and interval disagree"
     low, high = found["ci_low_seeds"], found["ci_high_seeds"]
     several = f"over {len(found['seeds_a'])} and {len(found['seeds_b'])} seeds [{low:+.3f}, {high:+.3f}]"
-    if word != "not shown" and low <= 0 <= high:
+    lucky = said.startswith("undecided") and found["p_seeds"] > found["p_randomisation"]
+    if lucky or word != "not shown" and low <= 0 <= high:
         return "not shown", f"{reason}, but {several}: another training could come out otherwise"
     return word, f"{reason}, {several}"
 
@@ -278,7 +279,7 @@ def compare_sides(
         clusters, _ = clusters_of(ids, shared.get(name, {}))
         found = decide(x, y, clusters=clusters, alpha=alpha, comparisons=total, n=n, seed=seed)
         rows.append({"collection": name, **found})
-    corrected = holm([row["p_randomisation"] for row in rows])
+    corrected = holm([max(row["p_randomisation"], row.get("p_seeds", 0.0)) for row in rows])  # what is luck by either
     made = [row | {"p": min(1.0, p * comparisons)} for row, p in zip(rows, corrected, strict=True)]
     return [row | dict(zip(("outcome", "reason"), judge(row, row["p"], alpha), strict=True)) for row in made]
 

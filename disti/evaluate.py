@@ -286,11 +286,16 @@ def in_forms(
 
 # %% ../nbs/17_evaluate.ipynb #eb2ec900
 def form_rows(
-    done: Evaluation, forms: Mapping[str, Evaluation], space: Space | None, measure: str, seed: int
+    done: Evaluation,
+    forms: Mapping[str, Evaluation],
+    space: Space | None,
+    measure: str,
+    seed: int,
+    shared: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
 ) -> list[Row]:
     "The model and its forms, a row each; nothing where there are no forms."
     each = {"": done, **forms} if space is not None and forms else {}
-    return [form_row(form, space, some.rows, done.rows, measure, seed) for form, some in each.items()]  # type: ignore[arg-type]
+    return [form_row(form, space, some.rows, done.rows, measure, seed, shared) for form, some in each.items()]  # type: ignore[arg-type]
 
 
 # %% ../nbs/17_evaluate.ipynb #12558979

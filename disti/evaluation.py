@@ -189,6 +189,7 @@ def beside_means(
     dev: tuple[Run, Qrels] | None = None,
     others: Mapping[str, Sequence[Row]] = {},  # of `results_beside`  # noqa: B006
     candidates: tuple[Sequence[Row], Run] | None = None,  # what the teacher reordered, and the perfect order of it
+    shared: Mapping[str, str] | None = None,  # query → what it shares with others; None: passages alone
     seed: int = 0,
 ) -> Row:
     "Everything of `evaluation.json` that needs no embeddings."
@@ -202,7 +203,7 @@ def beside_means(
         said["ceiling"] = best | {"candidate_recall": round(candidate_recall(candidates[0], qrels), 6)}
     if {"untrained", "teacher"} <= others.keys():
         asked = list(dict.fromkeys(row["query_id"] for row in rows if row["measure"] == names[0]))
-        together, _ = clusters_of(asked, sources(qrels))
+        together, _ = clusters_of(asked, sources(qrels) if shared is None else shared)
         sides = (others["untrained"], others["teacher"])
         said["retention"] = retention(rows, *sides, names[0], seed=seed, clusters=together)
     return said
@@ -216,15 +217,16 @@ def form_row(
     base: Sequence[Row],  # of the model as it is
     measure: str,
     seed: int = 0,
+    shared: Mapping[str, str] = {},  # query → what it shares with others  # noqa: B006
 ) -> Row:  # sizes in bytes and MB of 10⁶ bytes
     "One line of the table: size, value and loss."
-    _, values, before = paired_values(rows, base, measure)
+    asked, values, before = paired_values(rows, base, measure)
     size = index_bytes(space, name)
     facts = {"form": name or "fp32", "dimensions": (parse_form(name)[0] if name else 0) or space.passages.shape[1]}
     facts |= {"bytes_a_passage": round(size / max(1, len(space.passages)), 2), "index_mb": round(size / 1e6, 3)}
     row: Row = facts | {measure: round(float(np.mean(values)), 6)}
     if name and len(values) > 1:
-        tests = paired_tests(values, before, seed=seed)
+        tests = paired_tests(values, before, seed=seed, clusters=clusters_of(asked, shared)[0])
         row |= {key: round(tests[key], 6) for key in ("delta", "ci_low", "ci_high", "p_randomisation")}
     return row
 
@@ -291,6 +293,7 @@ def look_further(
     encoded: tuple[Space, Mapping[str, str], Embed]
     | None = None,  # of an embedding model: with the texts, and more of it
     chunked: bool = False,
+    shared: Mapping[str, str] | None = None,  # query → what it shares with others
     seed: int = 0,
 ) -> tuple[Row, Row, Any]:  # evaluation.json; the bi-encoder's results, {} for another; its figure or None
     "All that stands beside the measures of one model on one collection."
@@ -300,13 +303,13 @@ def look_further(
     if encoded and not ending and (held := own_dev(home, collection, used, name)):
         dev = dev_space(*encoded[:2], *held, encoded[2]), held
         asked = dev_run(dev[0], held[0], encoded[1], depth, chunked, itself_in(texts, held[0], chunked))
-    said = beside_means(run, rows, texts.qrels, depth=depth, dev=asked, others=others, candidates=candidates, seed=seed)
+    more: Row = dict(others=others, candidates=candidates, shared=shared, seed=seed)
+    said = beside_means(run, rows, texts.qrels, depth=depth, dev=asked, **more)
     if not encoded or ending:
         return said, {}, None
     lists, scale = teacher_lists(home, collection, used, name)
     also = (dev[0], dev[1][1]) if dev else None
-    both = bi_encoder(name, texts, encoded[1], encoded[0], lists, also, scale=scale, seed=seed)
-    return said, *both
+    return said, *bi_encoder(name, texts, encoded[1], encoded[0], lists, also, scale=scale, seed=seed)
 
 
 # %% ../nbs/09t_evaluation.ipynb #0c8786e9

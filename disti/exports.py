@@ -147,7 +147,7 @@ def write_train(pairs: Pairs, path: Path, corpus: IO[str], queries: Index, asked
                 asked.write(to_line({"_id": name, "text": group[0]["text"]}))
             grades: dict[str, float] = {}
             for row in sorted(group, key=lambda row: row["score"] <= 0):
-                grades.setdefault(row["corpus-id"], row["score"])
+                grades[row["corpus-id"]] = max(row["score"], grades.get(row["corpus-id"], row["score"]))
             for doc, grade in grades.items():
                 file.write(qrels_line({"query-id": name, "corpus-id": doc, "score": grade}, "\t", where))
 

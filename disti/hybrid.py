@@ -55,16 +55,17 @@ class Hybrid:
             row[list(self.itself.get(i, ()))] = -np.inf
         return found
 
-    def run(self, names: Sequence[str], k: int = 10, weight: float | None = None, block: int = 64) -> Run:
-        "The `k` best passages of every query; `names` are the queries' ids, in the order of `texts`."
-        if len(names) != len(self.texts):
-            raise ValueError(f"{len(names)} ids for {len(self.texts)} queries; give the id of each, in their order")
-        ranked: Run = {}
+    def run(self, queries: Mapping[str, str], k: int = 10, weight: float | None = None, block: int = 64) -> Run:
+        "The `k` best passages of every query; `queries` are ids and texts, in the order of `texts`."
+        if list(queries.values()) != list(self.texts):
+            rule = "give the id and text of each query, in the order that the teacher was made of"
+            raise ValueError(f"{len(queries)} ids and {len(self.texts)} queries that are not the same; {rule}")
+        names, ranked = list(queries), dict[str, list[tuple[str, float]]]()
         for start in range(0, len(names), block):
             at = range(start, min(start + block, len(names)))
             for i, row in zip(at, self.scores(at, weight), strict=True):
-                best = np.argpartition(-row, min(k, len(row)) - 1)[:k] if len(row) > k else np.arange(len(row))
-                kept = [j for j in best.tolist() if np.isfinite(row[j])]
+                least = np.partition(row, -k)[-k] - 1e-6 if len(row) > k else -np.inf  # with all that tie there
+                kept = np.flatnonzero(np.isfinite(row) & (row >= least)).tolist()
                 ranked[names[i]] = top_k(row[kept], [self.index.doc_ids[j] for j in kept], k)
         return ranked
 
@@ -75,18 +76,18 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 def weigh(
     teacher: Hybrid,  # of the dev queries
-    names: Sequence[str],  # their ids
+    queries: Mapping[str, str],  # their ids and texts, in the teacher's order
     qrels: Qrels,
     weights: Sequence[float] = WEIGHTS,
 ) -> tuple[
     float, dict[float, np.ndarray]
 ]:  # the best weight; nDCG@10 of every query with a relevant passage, by weight
     "The weight of BM25 that dev prefers."
-    if not names:
+    if not queries:
         raise ValueError(
             "no dev queries to choose the weight of the words on; give words, or mine with max_dev above 0"
         )
-    values = {w: np.array([row["value"] for row in measure(qrels, teacher.run(names, weight=w), ["nDCG@10"])])
+    values = {w: np.array([row["value"] for row in measure(qrels, teacher.run(queries, weight=w), ["nDCG@10"])])
               for w in weights}  # fmt: skip
     return max(weights, key=lambda w: (round(float(values[w].mean()), 9), -w)), values
 

@@ -31,6 +31,7 @@ import argparse
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,7 @@ from .lists import Reading, flag_lists, split_rows, table_lists
 from .manifests import content, manifest_path, stamp
 from .names import name_fault
 from .records import RowError, at, choose, json_lines
-from .streams import Index, Staged, progress, staging, stream_rows
+from .streams import Index, Staged, Texts, progress, staging, stream_rows
 from .tables import TABLES, dataset_splits
 
 # %% ../nbs/01j_import.ipynb #096f41d6
@@ -235,16 +236,21 @@ def left_behind(asked: Asked, made: Staged) -> list[str]:  # files below data/
 
 # %% ../nbs/01j_import.ipynb #8ea8f72e
 def check_ids(asked: Asked, made: Staged) -> None:
-    "Pairs that name passages of another corpus by id would mean whatever has these ids in the new one."
-    pairs, corpus = (asked.data / place(target, asked.name)[0] for target in ("finetune", "corpus"))
-    news = [place(target, asked.name)[0] in made.counts for target in ("corpus", "finetune")]
-    if news != [True, False] or not (pairs.exists() and corpus.exists()):
+    "Pairs that name passages by id stay only where the ids mean the same texts in the new corpus."
+    names = [place(target, asked.name)[0] for target in ("finetune", "corpus")]
+    pairs, corpus = (asked.data / name for name in names)
+    if [name in made.counts for name in names] != [False, True] or not (pairs.exists() and corpus.exists()):
         return
-    if any(row.get("positive_id") or row.get("negative_ids") for _, row in stream_rows(pairs, "finetune")):
-        raise ValueError(
-            f"{pairs} names passages of the corpus that would be replaced by their ids, which mean others in the new "
-            "one; take that file away, or take another --name"
-        )
+    made.files[names[1]].flush()
+    before, after = Texts(corpus), Texts(made.root / names[1])
+    with closing(before), closing(after):
+        for line, row in stream_rows(pairs, "finetune"):
+            named = [row.get("positive_id"), *(row.get("negative_ids") or ())]
+            if other := [name for name in named if name and before.text(name) != after.text(name)]:
+                raise ValueError(
+                    f"{pairs}, line {line} names passage {other[0]!r} of the corpus that would be replaced, and in the "
+                    "new one this id means another or none; take that file away, or take another --name"
+                )
 
 
 # %% ../nbs/01j_import.ipynb #261598d4

@@ -272,7 +272,7 @@ def list_ndcg(
     k: int = 10,
 ) -> float:
     "nDCG@k of one list with linear gain; ties stay in the order given; 0 without a relevant candidate."
-    gains = np.asarray(labels, dtype=np.float64)
+    gains = np.maximum(np.asarray(labels, dtype=np.float64), 0.0)  # below 0 is 0, as in `ndcg`
     discount = 1 / np.log2(np.arange(2, min(k, len(gains)) + 2))
     ideal = np.sort(gains)[::-1][:k] @ discount
     return float(gains[np.argsort(-np.asarray(scores), kind="stable")][:k] @ discount / ideal) if ideal else 0.0

@@ -9,6 +9,7 @@ __all__ = [
     "best_scores",
     "threshold_at",
     "let_through",
+    "told_threshold",
     "thresholds",
     "auroc",
     "auroc_interval",
@@ -21,6 +22,7 @@ __all__ = [
 # %% ../nbs/03c_refusal.ipynb #e257c951
 import math
 from collections.abc import Sequence
+from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,6 +85,12 @@ def let_through(scores: Sequence[float], threshold: float) -> float:  # −∞ n
     "The share of scores that reach a threshold."
     values = np.asarray(scores, float)
     return float(((values >= threshold) & np.isfinite(values)).mean()) if len(values) else 0.0
+
+
+# %% ../nbs/03c_refusal.ipynb #db6b7ecf
+def told_threshold(threshold: float) -> float:
+    "Six digits of a threshold, rounded down: rounded up it would turn away the very score that it was taken from."
+    return float(Context(prec=6, rounding=ROUND_FLOOR).create_decimal(repr(float(threshold))))
 
 
 # %% ../nbs/03c_refusal.ipynb #e3f6e897
@@ -157,6 +165,7 @@ def nothing_relevant(
         "unanswerable_accepts": let_through(real, chosen) if real else None,
     }  # fmt: skip
     kept = {k: None if v is None or not math.isfinite(v) else round(v, 6) for k, v in numbers.items()}
+    kept |= {"threshold": told_threshold(chosen)} if math.isfinite(chosen) else {}
     return sizes | {"n_unanswerable": len(real), "threshold_from": source, **kept}
 
 
