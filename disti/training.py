@@ -67,6 +67,7 @@ from .lint import lint
 from .manifests import manifest_path, stamp, unsound
 from .models import freeze_word_embeddings, real_precision, save_student, set_dropout
 from .objective import Objective, parse
+from .precision import widen
 from .progress import Dev, KeepBest, TrainingHistory, finished
 from .records import Row, read_partial
 from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
@@ -328,8 +329,9 @@ def fast(model: SentenceTransformer | CrossEncoder, settings: Fit) -> Iterator[N
 
 # %% ../nbs/08d_training.ipynb #871ad885
 def ready(model: SentenceTransformer | CrossEncoder, settings: Fit) -> None:
-    "Set the dropout, and freeze the word embeddings where that is wanted."
+    "Set the dropout, freeze the word embeddings where that is wanted, and train no weights of 16 bits."
     set_dropout(model, settings.dropout)
+    widen(model)
     if settings.freeze_words:
         freeze_word_embeddings(model)
 
