@@ -183,6 +183,7 @@ def bodies(model: nn.Module) -> list[PreTrainedModel]:
         if isinstance(module, PreTrainedModel)
         and module.config.model_type in BUILDS
         and isinstance(getattr(module, "encoder", None), nn.Module)
+        and not module.config.output_hidden_states  # of every layer: they would have no padding
         and not (module.config.is_decoder or module._compiled_call_impl or "forward" in vars(module))  # another's
     ]
 
