@@ -24,6 +24,7 @@ __all__ = [
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,11 @@ from .heads import add_head, keep_layers, split_head
 from .manifests import seal, unsound
 from .metrics import mean_measures, measure
 from .models import encode, load_student
+from .pairs import self_matches
+from .precision import widen
 from .progress import mend_rows
 from .records import Row, choose, read_rows, replacing, text_id, write_rows, write_text
+from .searches import searched
 from .settings import Fit
 from .training import fit
 from .vectors import AlignLoss, ContrastLoss, ListsCollator, TextCollator
@@ -86,6 +90,7 @@ def train(
     fingerprint: Row,  # what else the weights depend on
 ) -> list[Row]:  # the history
     "Train one phase; an interrupted call goes on where it was, a finished one only loads."
+    widen(model)
     done, mark = Path(checkpoints).with_suffix(".done"), content_id(model, rows)
     told = json.dumps({"settings": asdict(settings), "content": mark, "more": fingerprint}, sort_keys=True)
     if done.exists() and (says := unsound(done)):
@@ -179,6 +184,7 @@ def compare_spaces(
 ) -> list[Row]:  # kind measure
     "Measure every pairing of who embeds queries and who passages."
     queries, passages = list(collection.queries.values()), list(collection.corpus.values())
+    itself = self_matches(collection.queries, collection)
 
     def both(model: SentenceTransformer) -> list[np.ndarray]:
         return [encode(model, queries, kind="query"), encode(model, passages)]
@@ -188,7 +194,8 @@ def compare_spaces(
               "student, teacher's index": [own[0], taught[1]], "teacher": taught}  # fmt: skip
     rows = []
     for name, (query, passage) in spaces.items():
-        found = dense_run(query, passage, list(collection.queries), list(collection.corpus), 100)
+        search = partial(dense_run, query, passage, list(collection.queries), list(collection.corpus))
+        found = searched(search, 100, itself)
         told = {"model": name, "collection": collection.name}
         rows += [told | row for row in measure(collection.qrels, found, measures)]
     return rows

@@ -22,6 +22,7 @@ __all__ = [
 # %% ../nbs/16b_forget.ipynb #6fe97bef
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,9 @@ from .dev import dev_ndcg
 from .manifests import read_manifest
 from .metrics import measure
 from .models import encode
+from .pairs import self_matches
 from .records import Row
+from .searches import searched
 from .stats import paired_tests
 from .weights import ModelRecord, model_record, run_model
 
@@ -92,13 +95,14 @@ def ndcg_values(
 ) -> dict[str, float]:  # query id → nDCG@10
     "nDCG@10 of every judged query of a collection."
     queries = {query_id: text for query_id, text in collection.queries.items() if query_id in collection.qrels}
-    run = dense_run(
+    search = partial(
+        dense_run,
         encode(model, list(queries.values()), kind="query", batch_size=batch_size),
         encode(model, list(collection.corpus.values()), batch_size=batch_size),
         list(queries),
         list(collection.corpus),
-        k=10,
     )
+    run = searched(search, 10, self_matches(queries, collection))
     return {row["query_id"]: row["value"] for row in measure(collection.qrels, run, ["nDCG@10"])}
 
 

@@ -24,11 +24,16 @@ from .vectors import tokenised, tokens_of
 
 
 # %% ../nbs/08h_hybrid.ipynb #3ebe3bbd
-def word_shares(index: BM25, texts: Sequence[str]) -> np.ndarray:  # float32 [texts, passages], 0 to 1
+def word_shares(
+    index: BM25,
+    texts: Sequence[str],
+    itself: Sequence[Sequence[int]] = (),  # of each text, the passages that are the text itself; (): none is
+) -> np.ndarray:  # float32 [texts, passages], 0 to 1
     "BM25 of every passage, as a share of the query's best."
     found = np.zeros((len(texts), len(index.doc_ids)), dtype=np.float32)
-    for row, text in zip(found, texts, strict=True):
+    for row, text, own in zip(found, texts, itself or [()] * len(texts), strict=True):
         scores = query_scores(index, index.tokenize(text))
+        scores[list(own)] = 0
         if (best := float(scores.max(initial=0.0))) > 0:
             row[:] = scores / best
     return found
@@ -49,10 +54,11 @@ class Hybrid:
     def scores(self, at: Sequence[int], weight: float | None = None) -> np.ndarray:  # [len(at), passages]; −inf: none
         "Scores of every passage for some of the queries."
         found = np.asarray(self.queries[list(at)], np.float32) @ np.asarray(self.passages, np.float32).T
+        closed = [self.itself.get(i, ()) for i in at]
         if share := self.weight if weight is None else weight:
-            found += np.float32(share) * word_shares(self.index, [self.texts[i] for i in at])
-        for row, i in zip(found, at, strict=True):
-            row[list(self.itself.get(i, ()))] = -np.inf
+            found += np.float32(share) * word_shares(self.index, [self.texts[i] for i in at], closed)
+        for row, own in zip(found, closed, strict=True):
+            row[list(own)] = -np.inf
         return found
 
     def run(self, queries: Mapping[str, str], k: int = 10, weight: float | None = None, block: int = 64) -> Run:
@@ -64,9 +70,7 @@ class Hybrid:
         for start in range(0, len(names), block):
             at = range(start, min(start + block, len(names)))
             for i, row in zip(at, self.scores(at, weight), strict=True):
-                least = np.partition(row, -k)[-k] - 1e-6 if len(row) > k else -np.inf  # with all that tie there
-                kept = np.flatnonzero(np.isfinite(row) & (row >= least)).tolist()
-                ranked[names[i]] = top_k(row[kept], [self.index.doc_ids[j] for j in kept], k)
+                ranked[names[i]] = [hit for hit in top_k(row, self.index.doc_ids, k) if np.isfinite(hit[1])]
         return ranked
 
 

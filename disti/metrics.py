@@ -266,12 +266,8 @@ def coverage(qrels: Qrels, run: Run) -> dict[str, int]:
 
 
 # %% ../nbs/02_metrics.ipynb #9979596d
-def list_ndcg(
-    scores: np.ndarray,  # [n] of one query's candidates
-    labels: Sequence[float],  # [n] grades
-    k: int = 10,
-) -> float:
-    "nDCG@k of one list with linear gain; ties stay in the order given; 0 without a relevant candidate."
+def list_ndcg(scores: np.ndarray, labels: Sequence[float], k: int = 10) -> float:
+    "nDCG@k of one query's candidates with linear gain; ties stay in the order given; 0 without a relevant one."
     gains = np.maximum(np.asarray(labels, dtype=np.float64), 0.0)  # below 0 is 0, as in `ndcg`
     discount = 1 / np.log2(np.arange(2, min(k, len(gains)) + 2))
     ideal = np.sort(gains)[::-1][:k] @ discount

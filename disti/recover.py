@@ -16,6 +16,7 @@ __all__ = [
     "write_sure",
     "read_sure",
     "Diverged",
+    "Damaged",
     "Recovery",
     "Recovering",
     "SlowDown",
@@ -205,6 +206,11 @@ class Diverged(RuntimeError):
     def __init__(self, step: int, says: str, began: int) -> None:  # finished steps; what is wrong; finished steps then
         super().__init__(f"step {step + 1}: {says}")
         self.step, self.says, self.began = step, says, began
+
+
+# %% ../nbs/08b_recover.ipynb #0c08a02a
+class Damaged(RuntimeError):
+    "A checkpoint that the run needs is no longer what was written."
 
 
 # %% ../nbs/08b_recover.ipynb #7256c21b

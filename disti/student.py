@@ -89,6 +89,7 @@ def merge_saved(
     adapter: str | Path | None,  # folder for the adapter
 ) -> Row:  # how far merged is from adapter and from the start
     "Save the adapter, merge it, and check the merge."
+    model.float()  # merged into 16 bits, an adapter would be rounded away
     before = look(model)
     if adapter is not None:
         with replacing(adapter) as made:

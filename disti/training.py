@@ -17,7 +17,6 @@ __all__ = [
     "build_trainer",
     "look_first",
     "check_fit",
-    "Damaged",
     "load_best",
     "attempt",
     "train_on",
@@ -67,9 +66,10 @@ from .lint import lint
 from .manifests import manifest_path, stamp, unsound
 from .models import freeze_word_embeddings, real_precision, save_student, set_dropout
 from .objective import Objective, parse
+from .precision import widen
 from .progress import Dev, KeepBest, TrainingHistory, finished
 from .records import Row, read_partial
-from .recover import Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
+from .recover import Damaged, Diverged, InChunks, Losses, Recovering, Recovery, SlowDown
 from .settings import Fit, n_steps
 from .unpadded import unpadded
 from .workers import train_together
@@ -246,11 +246,6 @@ def check_fit(
         raise ValueError(f"dims are lengths of the embedding, from 1 to {size} here, got {wrong[0]}")
 
 
-# %% ../nbs/08d_training.ipynb #f6e0062b
-class Damaged(RuntimeError):
-    "A checkpoint that the run needs is no longer what was written."
-
-
 # %% ../nbs/08d_training.ipynb #30115d0b
 def load_best(trainer: Any, folder: Path, resumed: Path | None) -> None:
     "Put the best evaluation's weights into the model; without evaluations, those of the last step are there already."
@@ -278,8 +273,7 @@ def attempt(trainer: Any, settings: Fit, recovery: Recovery, resume: Path | None
     except (Diverged, Damaged) as error:
         return error.with_traceback(None)
     finally:
-        # else the model would go on computing in bf16
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # else it would stay in bf16
     return None
 
 
@@ -320,16 +314,17 @@ def train_on(
 def fast(model: SentenceTransformer | CrossEncoder, settings: Fit) -> Iterator[None]:
     "Attention and linear layers in the form that trains fastest on this machine, and nothing computed for padding."
     precision = real_precision(settings.precision, model.device.type)
-    linears = nullcontext() if settings.compile else training_linears(model, precision)  # the compiler has its own
-    rows = nullcontext() if settings.compile else unpadded(model, trains=True)
-    with training_attention(model, model.max_seq_length or 512, precision), linears, rows:
-        yield
+    compiled = nullcontext() if settings.compile else None  # the compiler has its own linear layers, and its own rows
+    with training_attention(model, model.max_seq_length or 512, precision):
+        with compiled or training_linears(model, precision), compiled or unpadded(model, trains=True):
+            yield
 
 
 # %% ../nbs/08d_training.ipynb #871ad885
 def ready(model: SentenceTransformer | CrossEncoder, settings: Fit) -> None:
-    "Set the dropout, and freeze the word embeddings where that is wanted."
+    "Set the dropout, freeze the word embeddings where that is wanted, and train no weights of 16 bits."
     set_dropout(model, settings.dropout)
+    widen(model)
     if settings.freeze_words:
         freeze_word_embeddings(model)
 
