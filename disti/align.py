@@ -97,8 +97,7 @@ def train(
         tell([Finding("checkpoint", "warn", f"{done.name} {says}; the phase is trained again", DISK)])
     elif done.exists() and (done / "of.json").read_text(encoding="utf-8") == told:
         model.load_state_dict(torch.load(done / "weights.pt", map_location=model.device, weights_only=True))
-        steps = read_rows(done / "history.jsonl")
-        tell(mend_rows(Path(history), steps, lambda row: False, done.name))
+        tell(mend_rows(Path(history), steps := read_rows(done / "history.jsonl"), lambda row: False, done.name))
         return steps
     steps = fit(model, rows, "", settings, loss=loss, collator=collator, checkpoints=checkpoints, history=history,
                 fingerprint=fingerprint)  # fmt: skip

@@ -233,10 +233,8 @@ def check_fit(
     if processes() > 1 and settings.processes not in (1, processes()):
         raise ValueError(f"processes={settings.processes}, and torchrun started {processes()}; leave it out")
     if bool(settings.eval_steps) != (evaluate is not None):
-        raise ValueError(
-            f"an evaluation needs both, `evaluate` and eval_steps; got eval_steps {settings.eval_steps} "
-            f"{'without' if evaluate is None else 'and'} a function"
-        )
+        got = f"eval_steps {settings.eval_steps} {'without' if evaluate is None else 'and'} a function"
+        raise ValueError(f"an evaluation needs both, `evaluate` and eval_steps; got {got}")
     if settings.dims and own:
         raise ValueError("dims belong to an objective; a loss module of one's own cuts embeddings itself")
     size = 0 if isinstance(model, CrossEncoder) else model.get_embedding_dimension() or 0
