@@ -230,19 +230,20 @@ def hooked(body: PreTrainedModel, name: str = READS) -> Iterator[None]:
 
 
 # %% ../nbs/00r_unpadded.ipynb #f294f2c4
-TRIED: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()  # encoder → does it give the same?
+TRIED: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()  # encoder → does it give the same, and how
 
 
 def can(body: PreTrainedModel, name: str = READS) -> bool:
-    "Does an encoder give the same without padding? It is tried once, and once for training."
-    tried = TRIED.setdefault(body, {})
-    if name not in tried:
+    "Does an encoder give the same without padding? It is tried once for each device and precision that it has."
+    weight, tried = next(body.parameters()), TRIED.setdefault(body, {})
+    way = (name, body.training, weight.device, weight.dtype, torch.is_autocast_enabled(weight.device.type))
+    if way not in tried:
         try:
             with hooked(body, name):
-                tried[name] = same(body, name == TRAINS)
+                tried[way] = same(body, name == TRAINS)
         except (AttributeError, ImportError, RuntimeError, TypeError, ValueError):  # another build, another library
-            tried[name] = False
-    return tried[name]
+            tried[way] = False
+    return tried[way]
 
 
 # %% ../nbs/00r_unpadded.ipynb #816cb337
