@@ -60,7 +60,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "What waits for the smoke run is slow and stays in one process; without a browser its tests skip, and say so."
+    "What waits for the smoke run is slow and stays in one process; without a browser its tests skip; slow ones begin."
     no_browser = pytest.mark.skip(reason="no browser; on Debian: apt-get install chromium chromium-driver")
     for item in items:
         needs = getattr(item, "fixturenames", ())
@@ -70,6 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} reads the smoke run: name its file in `together` of conftest.py")
         if item.get_closest_marker("browser") and not find_browser():
             item.add_marker(no_browser)
+    items.sort(key=lambda item: not item.get_closest_marker("slow"))  # first, or one process would wait for the other
 
 
 def call(*words: str | Path, **more) -> subprocess.CompletedProcess:
