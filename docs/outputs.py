@@ -92,7 +92,7 @@ def main(words: list[str] | None = None) -> int:
         job = chosen(stage, jobs, student)
         said = (
             f"Below stands what job `{job.stem}` of run `{asked.run.name}` showed (seed {recipe.get('seed', 0)}; "
-            "its table: [results](../docs/results.md)); by itself a notebook takes the values of its parameters cell."
+            "its table: [results](index.ipynb)); by itself a notebook takes the values of its parameters cell."
         )
         for line in fill(asked.nbs / f"{stage}.ipynb", job, said):
             print(f"{stage}: changed since, shows nothing: {line}")
