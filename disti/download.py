@@ -125,6 +125,9 @@ def train_rows(reading: Reading) -> Iterator[Row]:  # kind finetune
     text = {row["_id"]: row["text"] for row in asked_rows(reading, chain(*judged.values())) if row["text"].strip()}
     if blank := len(judged.keys() - text):
         reading.counts["training questions without text"] = blank
+    unanswered = [name for name in text if all(row["score"] <= 0 for row in judged[name])]
+    if unanswered:
+        reading.counts["training questions without a relevant passage"] = len(unanswered)
     for name, anchor in text.items():
         yield from (made for _, made in judged_pairs(anchor, judged[name]))
 
@@ -272,6 +275,7 @@ def download(
     files = beir_files(name, reading) if source.shape == "beir" else pair_files(name, reading, passages)
     missing = [file for file in files if not kept(data / file, file, before, source, replace)]
     done = {file: before["files"][file] for file in files if file not in missing}
+    reading.counts.update(before.get("counts", {}) if done else {})  # what files that stay had left out
     for file in missing:
         kind, rows = files[file]()
         n = write_stream(data / file, rows, kind)
