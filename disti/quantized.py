@@ -19,6 +19,7 @@ __all__ = [
     "modules_behind",
     "language_scorer",
     "scorer_of",
+    "highest",
     "peak_mb",
     "measure_way",
     "child",
@@ -31,8 +32,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,16 +200,35 @@ def scorer_of(
 
 
 # %% ../nbs/06l_quantized.ipynb #21cac140
-def peak_mb(device: str) -> float:
-    "The highest memory of this process so far, in MB of 10⁶ bytes; on a GPU the card's."
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 1e6
+def highest() -> int:  # bytes; 0 where the system keeps no such figure
+    "The highest memory of this process since it began."
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    high = next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), psutil.Process().memory_info().rss
-    )
-    return high / 1e6
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+@contextmanager
+def peak_mb(device: str) -> Iterator[list[float]]:  # filled with one value at the end: MB of 10⁶ bytes
+    "How far the memory of this process rises above where it stands now; on a GPU the card's highest."
+    memory, found, over = psutil.Process().memory_info, list[float](), threading.Event()
+    before, first, seen = memory().rss, highest(), [0]
+
+    def look() -> None:
+        while not over.wait(0.005):
+            seen.append(max(seen.pop(), memory().rss))
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        looker.join()
+        risen = highest()  # what the system counted is exact, where it has risen meanwhile
+        high = risen if risen > first else max(seen[0], memory().rss)
+        found.append((torch.cuda.max_memory_allocated() if device.startswith("cuda") else high - before) / 1e6)
 
 
 # %% ../nbs/06l_quantized.ipynb #dba403ee
@@ -215,19 +237,18 @@ def measure_way(task: Row) -> Row:  # a task of `tasks`, and "lists": [[query, p
     torch.set_num_threads(task["threads"])
     device = "cpu" if task["way"] in ON_CPU else task["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     pairs: list[Pair] = [(query, passage) for query, passages in task["lists"] for passage in passages]
-    before = psutil.Process().memory_info().rss / 1e6
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, peak_mb(device) as peak:
         record = ModelRecord(**task["record"])
         score, size = scorer_of(task["kind"], record, task["way"], Path(folder), device, task.get("options", {}))
         score(pairs[:32])
         started = time.perf_counter()
         scores = np.asarray(score(pairs), np.float64)
         seconds = time.perf_counter() - started
-    peak = peak_mb(device) - (before if device == "cpu" else 0.0)
+
     facts = {
         "way": task["way"],
         "pairs_a_second": len(pairs) / seconds,
-        "peak_mb": peak,
+        "peak_mb": peak[0],
         "size_mb": size,
         "device": device,
     }

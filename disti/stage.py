@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "SEAM",
     "TRUTH",
     "Count",
     "FromZero",
@@ -115,13 +116,15 @@ class Parameter(NamedTuple):
 
 
 # %% ../nbs/09a_stage.ipynb #97ab381a
+SEAM = r"\s*## Run[ \t]*(\n|$)"  # the heading, whatever its cell says below it
+
+
 def code_cells(path: Path) -> list[tuple[str, list[str], bool]]:  # source, tags, is it below `## Run`?
     "The code cells of a notebook; without a `## Run` heading all of them count as below it."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
-    seam = next(
-        (i for i, cell in enumerate(cells) if cell["cell_type"] == "markdown" and sources[i].strip() == "## Run"), -1
-    )
+    heads = [i for i, cell in enumerate(cells) if cell["cell_type"] == "markdown" and re.match(SEAM, sources[i])]
+    seam = heads[0] if heads else -1
     return [
         (source, cell["metadata"].get("tags", []), i > seam)
         for i, (source, cell) in enumerate(zip(sources, cells, strict=True))
