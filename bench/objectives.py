@@ -17,6 +17,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from students import Demo, TimeIsUp, Values, difference, mean, parser, read_options, told
 
+from disti.adapters import merge_adapter
 from disti.align import align, new_student
 from disti.batches import list_rows, sample_negatives
 from disti.embeddings import stored_embeddings, teacher_digest
@@ -25,6 +26,7 @@ from disti.losses import LOSSES
 from disti.models import encode
 from disti.records import Row
 from disti.selective import by_percentile
+from disti.student import adapt
 from disti.weights import model_record
 
 made = parser(__doc__ or "", steps=60, batch_size=16, passages=2000)
@@ -59,10 +61,16 @@ def over_scores(objective: str, seed: int, folder: Path) -> tuple[SentenceTransf
     return demo.train(demo.load(), rows_of(seed), objective, demo.settings(seed, lint="off"), folder)
 
 
-def over_logits(objective: str, n_negatives: int, seed: int, folder: Path) -> tuple[SentenceTransformer, Row]:
-    "A student of an objective on raw logits."
+def over_logits(
+    objective: str, n_negatives: int, seed: int, folder: Path, *, lr: float = 0
+) -> tuple[SentenceTransformer, Row]:
+    "A student of an objective on raw logits; with a learning rate, by an adapter as in cross-encoder-lora's recipe."
     rows = list_rows(sample_negatives(demo.raw(), n_negatives, seed), demo.mined.queries, demo.mined.corpus)
-    return demo.train(demo.load(), rows, objective, demo.settings(seed, lint="off"), folder)
+    student = demo.load()
+    adapt(student, "lora" if lr else "full", (32, 64, 0.1), seed)
+    settings = demo.settings(seed, lint="off", **({"lr": lr} if lr else {}))
+    student, facts = demo.train(student, rows, objective, settings, folder)
+    return (merge_adapter(student) if lr else student), facts
 
 
 def imitated(seed: int) -> tuple[SentenceTransformer, str]:
@@ -121,6 +129,10 @@ OBJECTIVES: dict[str, Callable[[int, Path], tuple[SentenceTransformer, Row]]] = 
     "info_nce_mse": partial(aligned, (0, steps)),
     **{name: partial(over_scores, objective) for name, objective in MIXES.items()},
     **{name: partial(over_logits, *objective) for name, objective in RAW.items()},
+    **{
+        f"cross-encoder-lora: adapter, lr {lr:g}": partial(over_logits, *RAW["cross-encoder-lora"], lr=lr)
+        for lr in (2e-4, 1e-3)
+    },
     "projection: both phases": partial(aligned, (steps // 2, steps - steps // 2)),
     "hybrid-selective": hybrid_selective,
 }

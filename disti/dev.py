@@ -44,12 +44,12 @@ def agreement(
     model: SentenceTransformer,
     rows: Sequence[Row],  # of `list_rows`, with scores
 ) -> float:  # -1 to 1
-    "Mean Spearman correlation, over lists of at least 3, between student cosines and teacher scores; NaN without one."
+    "Mean Spearman correlation of cosines and teacher scores over lists of at least 3; NaN without one, 0 for no order."
     from scipy.stats import spearmanr
 
     long = [row for row in rows if len(row["scores"]) > 2 and np.ptp(row["scores"]) > 0]
     pairs = zip(list_cosines(model, long), long, strict=True)
-    each = [spearmanr(found, row["scores"]).statistic for found, row in pairs if np.ptp(found) > 0]
+    each = [spearmanr(found, row["scores"]).statistic if np.ptp(found) > 0 else 0.0 for found, row in pairs]
     return float(np.mean(each)) if each else float("nan")
 
 

@@ -197,7 +197,7 @@ def beside_means(
     means = {name: round(value, 6) for name, value in mean_measures(rows).items()}
     said: Row = {"model": rows[0]["model"], "collection": rows[0]["collection"], "measures": means}
     said["ties"] = {"measure": names[0]} | {k: round(v, 6) for k, v in tie_range(qrels, run, names[0]).items()}
-    said["nothing_relevant"] = nothing_relevant(run, qrels, dev, depth=depth, seed=seed)
+    said["nothing_relevant"] = nothing_relevant(run, qrels, dev, depth=depth, seed=seed, shared=shared)
     if candidates:
         best = {name: round(value, 6) for name, value in ceiling(candidates[1], qrels, names).items()}
         said["ceiling"] = best | {"candidate_recall": round(candidate_recall(candidates[0], qrels), 6)}

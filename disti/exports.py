@@ -37,9 +37,9 @@ from typing import IO, NamedTuple
 from zlib import crc32
 
 from .data import passage_text
-from .findings import say
+from .findings import say, tell
 from .formats import Notes
-from .manifests import manifest_path, stamp
+from .manifests import manifest_path, outdated, stamp
 from .pairs import identity, spellings
 from .records import Row, RowError, at, choose, replacing, text_id, to_line, write_text
 from .shapes import SHAPES, evaluation_lists, even, finetune_lists, most_alike, scored_lists, shaped, write_shape
@@ -220,6 +220,7 @@ def list_sources(wanted: Wanted, notes: Notes) -> dict[str, partial[Iterator[Row
     if wanted.run is not None:
         mined, scored = wanted.run / "hard-negative", wanted.run / "teacher-score/train.jsonl"
         file = scored if scored.exists() else mined / "groups.jsonl"
+        tell(outdated(file))
         return {"train": partial(scored_lists, file, mined, notes.seen)} if file.exists() else {}
     own, pairs = wanted.data / "eval" / wanted.name, wanted.data / f"finetune/{wanted.name}.jsonl"
     found: dict[str, partial[Iterator[Row]]] = {}

@@ -458,7 +458,7 @@ def margin_mse(
     "Squared error of the student's positive-negative margins against the teacher's, scaled."
     batch = lists(student, teacher, labels, mask)
     (ours, keep), (theirs, _) = margins(batch.student, batch), margins(taught(batch, "margin_mse"), batch)
-    return list_mean((ours - (scale or 1.0) * theirs) ** 2, keep)
+    return list_mean((ours - (1.0 if scale is None else scale) * theirs) ** 2, keep)
 
 
 # %% ../nbs/07_losses.ipynb #56135618

@@ -27,6 +27,8 @@ __all__ = [
     "otherwise",
     "wrong",
     "stamped",
+    "run_folder",
+    "outdated",
     "need",
     "need_all",
     "is_fresh",
@@ -45,6 +47,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .findings import Finding, tell
 from .records import Known, Row, file_hash, project_root, sync, write_text
 
 # %% ../nbs/00g_manifests.ipynb #07daf29f
@@ -251,18 +254,42 @@ def stamped(folder: Path) -> list[Path]:  # files and folders, whether or not th
             if not any(p.startswith(".") or p == "checkpoints" for p in path.relative_to(folder).parts)]  # fmt: skip
 
 
-# %% ../nbs/00g_manifests.ipynb #5513ec31
+# %% ../nbs/00g_manifests.ipynb #8477c44d
 OF_A_RUN = "synthetic hard-negative models teacher-score student-score results case-study gap"
 FOLDERS = tuple(OF_A_RUN.split())
 
 
+def run_folder(path: Path) -> Path:  # artifacts/RUN
+    "The folder of the run that a file belongs to."
+    return next((place.parent for place in (path, *path.parents) if place.name in FOLDERS), path.parent)
+
+
+# %% ../nbs/00g_manifests.ipynb #91d78e74
+def outdated(path: str | Path) -> list[Finding]:
+    "Whether what a file was made from, in its run, has been made anew since: whole, but no more of one piece."
+    home, found = run_folder(Path(path)), []
+    made = read_manifest(path) or {}
+    for name, before in made.get("inputs", {}).items() if "files" in made else ():
+        parts = Path(name).parts
+        at = next((i for i in range(1, len(parts)) if parts[i] in FOLDERS and parts[i - 1] == home.name), 0)
+        now = read_manifest(home.joinpath(*parts[at:])) if at else None
+        if now and "files" in now and now["hash"] != before:
+            found.append("/".join(parts[at:]))
+    if not found:
+        return []
+    says = f"{path} was made by {made['stage']} before {', '.join(found[:3])} {'was' if len(found) < 2 else 'were'} made anew"
+    remedy = f"make it again: disti run {made['stage']} -p run {home.name}, or disti pipeline for the whole run"
+    return [Finding("outdated", "warn", says, remedy, {"inputs": found})]
+
+
+# %% ../nbs/00g_manifests.ipynb #5513ec31
 def need(
     path: str | Path,  # a file or folder that an earlier stage makes, or a folder of such files
     stage: str,  # that stage
 ) -> Path:  # the path, when all of it is there, finished and as it was made
     "An input of a stage; when it is missing, unfinished or changed, the error says what to run."
     path = Path(path)
-    run = next((place.parent.name for place in (path, *path.parents) if place.name in FOLDERS), path.parent.name)
+    run = run_folder(path).name
     if not path.exists():
         raise FileNotFoundError(f"no file {path}; run stage {stage} first: disti run {stage} -p run {run}")
     own, known = manifest_path(path).exists() or not path.is_dir(), Known()
@@ -271,6 +298,7 @@ def need(
             raise ValueError(
                 f"{each} {said}. Make it again: disti run {stage} -p run {run}, or disti pipeline for the whole run"
             )
+        tell(outdated(each))
         READ[str(each)] = content(each, known)
     return path
 
@@ -288,6 +316,7 @@ def need_all(
             raise ValueError(
                 f"{each} {said}. disti pipeline makes it again, or: disti run {made or 'STAGE'} -p run {home.name}"
             )
+        tell(outdated(each) if made != but else [])
 
 
 # %% ../nbs/00g_manifests.ipynb #195cf5cd

@@ -281,9 +281,10 @@ def not_first(
         pairs = [(draft["text"], shelf.corpus[d]) for draft, docs in zip(part, lists, strict=True) for d in docs]
         scores = np.split(np.asarray(teacher(pairs), dtype=float), np.cumsum([len(docs) for docs in lists])[:-1])
         for docs, found in zip(lists, scores, strict=True):
-            above = int((found[1:] > found[0]).sum())
-            margin = float(found[0] - found[1:].max()) if len(found) > 1 else 0.0
-            said.append((f"the teacher puts {above} of {len(docs) - 1} others above it" if above else "", margin))
+            above, others = int((found[1:] > found[0]).sum()), len(docs) - 1
+            why = f"the teacher puts {above} of {others} others above it" if above else ""
+            why = why or (f"the teacher tells it from none of {others} others" if others and not np.ptp(found) else "")
+            said.append((why, float(found[0] - found[1:].max()) if others else 0.0))
     return said
 
 

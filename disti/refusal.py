@@ -21,7 +21,7 @@ __all__ = [
 
 # %% ../nbs/03c_refusal.ipynb #e257c951
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from .data import Qrels, Run, dealt, unanswerable
 from .metrics import auc, judged_grades
 from .plots import plot_groups
 from .records import Row
+from .sources import clusters_of, sources
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,10 +122,14 @@ def auroc_interval(
     rows: Sequence[Row],
     n: int = 1000,  # resamples
     seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,  # one name a row: those of one name are drawn together
 ) -> tuple[float, float]:
-    "95 % percentile bootstrap interval of the AUROC over queries."
-    random = np.random.default_rng(seed)
-    drawn = [auroc([rows[i] for i in random.integers(0, len(rows), len(rows))]) for _ in range(n)]
+    "95 % percentile bootstrap interval of the AUROC over queries, or over what they share."
+    random, together = np.random.default_rng(seed), dict[Hashable, list[Row]]()
+    for row, name in zip(rows, clusters or range(len(rows)), strict=True):
+        together.setdefault(name, []).append(row)
+    parts = list(together.values())
+    drawn = [auroc([row for i in random.integers(0, len(parts), len(parts)) for row in parts[i]]) for _ in range(n)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
@@ -145,6 +150,7 @@ def nothing_relevant(
     depth: int = 0,  # passages that the searches kept a query
     recall: float = RECALL,
     seed: int = 0,
+    shared: Mapping[str, str] | None = None,  # query → what it shares with others; None: passages alone
 ) -> Row:  # numbers of 0..1; a threshold is None where too many searches found nothing
     "How well the best score tells that the answer is missing, and which threshold to use."
     (asked, shallow), (other, _) = deep_enough(run, qrels, depth), deep_enough(*(dev or ({}, {})), depth)
@@ -156,7 +162,8 @@ def nothing_relevant(
     past = {key: float(np.mean([let_through([row[key]], cut) for row, cut in zip(rows, cuts, strict=True)]))
             for key in ("with", "without")}  # fmt: skip
     real = [max((score for _, score in run.get(q, [])), default=-math.inf) for q in unanswerable(qrels)]
-    low, high = auroc_interval(rows, seed=seed)
+    together, _ = clusters_of([row["query_id"] for row in rows], sources(qrels) if shared is None else shared)
+    low, high = auroc_interval(rows, seed=seed, clusters=together)
     at_best = let_through([row["without"] for row in rows], threshold_at([row["with"] for row in rows], recall))
     numbers = {
         "auroc": auroc(rows), "auroc_low": low, "auroc_high": high,
