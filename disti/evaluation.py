@@ -197,13 +197,14 @@ def beside_means(
     means = {name: round(value, 6) for name, value in mean_measures(rows).items()}
     said: Row = {"model": rows[0]["model"], "collection": rows[0]["collection"], "measures": means}
     said["ties"] = {"measure": names[0]} | {k: round(v, 6) for k, v in tie_range(qrels, run, names[0]).items()}
-    said["nothing_relevant"] = nothing_relevant(run, qrels, dev, depth=depth, seed=seed, shared=shared)
+    asked = list(dict.fromkeys(row["query_id"] for row in rows if row["measure"] == names[0]))
+    together, _ = clusters_of(asked, sources(qrels) if shared is None else shared)
+    named = dict(zip(asked, together or asked, strict=True))
+    said["nothing_relevant"] = nothing_relevant(run, qrels, dev, depth=depth, seed=seed, clusters=named)
     if candidates:
         best = {name: round(value, 6) for name, value in ceiling(candidates[1], qrels, names).items()}
         said["ceiling"] = best | {"candidate_recall": round(candidate_recall(candidates[0], qrels), 6)}
     if {"untrained", "teacher"} <= others.keys():
-        asked = list(dict.fromkeys(row["query_id"] for row in rows if row["measure"] == names[0]))
-        together, _ = clusters_of(asked, sources(qrels) if shared is None else shared)
         sides = (others["untrained"], others["teacher"])
         said["retention"] = retention(rows, *sides, names[0], seed=seed, clusters=together)
     return said

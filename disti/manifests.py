@@ -277,7 +277,8 @@ def outdated(path: str | Path) -> list[Finding]:
             found.append("/".join(parts[at:]))
     if not found:
         return []
-    says = f"{path} was made by {made['stage']} before {', '.join(found[:3])} {'was' if len(found) < 2 else 'were'} made anew"
+    named = f"{', '.join(found[:3])} {'was' if len(found) < 2 else 'were'}"
+    says = f"{path} was made by {made['stage']} before {named} made anew"
     remedy = f"make it again: disti run {made['stage']} -p run {home.name}, or disti pipeline for the whole run"
     return [Finding("outdated", "warn", says, remedy, {"inputs": found})]
 

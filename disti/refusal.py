@@ -21,7 +21,7 @@ __all__ = [
 
 # %% ../nbs/03c_refusal.ipynb #e257c951
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_FLOOR, Context
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,6 @@ from .data import Qrels, Run, dealt, unanswerable
 from .metrics import auc, judged_grades
 from .plots import plot_groups
 from .records import Row
-from .sources import clusters_of, sources
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,12 +121,12 @@ def auroc_interval(
     rows: Sequence[Row],
     n: int = 1000,  # resamples
     seed: int = 0,
-    clusters: Sequence[Hashable] | None = None,  # one name a row: those of one name are drawn together
+    clusters: Mapping[str, str] = {},  # query → name: those of one name are drawn together  # noqa: B006
 ) -> tuple[float, float]:
     "95 % percentile bootstrap interval of the AUROC over queries, or over what they share."
-    random, together = np.random.default_rng(seed), dict[Hashable, list[Row]]()
-    for row, name in zip(rows, clusters or range(len(rows)), strict=True):
-        together.setdefault(name, []).append(row)
+    random, together = np.random.default_rng(seed), dict[str, list[Row]]()
+    for row in rows:
+        together.setdefault(clusters.get(row["query_id"], row["query_id"]), []).append(row)
     parts = list(together.values())
     drawn = [auroc([row for i in random.integers(0, len(parts), len(parts)) for row in parts[i]]) for _ in range(n)]
     low, high = np.quantile(drawn, [0.025, 0.975])
@@ -150,7 +149,7 @@ def nothing_relevant(
     depth: int = 0,  # passages that the searches kept a query
     recall: float = RECALL,
     seed: int = 0,
-    shared: Mapping[str, str] | None = None,  # query → what it shares with others; None: passages alone
+    clusters: Mapping[str, str] = {},  # of `auroc_interval`  # noqa: B006
 ) -> Row:  # numbers of 0..1; a threshold is None where too many searches found nothing
     "How well the best score tells that the answer is missing, and which threshold to use."
     (asked, shallow), (other, _) = deep_enough(run, qrels, depth), deep_enough(*(dev or ({}, {})), depth)
@@ -162,13 +161,11 @@ def nothing_relevant(
     past = {key: float(np.mean([let_through([row[key]], cut) for row, cut in zip(rows, cuts, strict=True)]))
             for key in ("with", "without")}  # fmt: skip
     real = [max((score for _, score in run.get(q, [])), default=-math.inf) for q in unanswerable(qrels)]
-    together, _ = clusters_of([row["query_id"] for row in rows], sources(qrels) if shared is None else shared)
-    low, high = auroc_interval(rows, seed=seed, clusters=together)
+    low, high = auroc_interval(rows, seed=seed, clusters=clusters)
     at_best = let_through([row["without"] for row in rows], threshold_at([row["with"] for row in rows], recall))
     numbers = {
-        "auroc": auroc(rows), "auroc_low": low, "auroc_high": high,
-        "false_accepts_at_recall": at_best, "threshold": chosen,
-        "recall_at_threshold": past["with"], "false_accepts_at_threshold": past["without"],
+        "auroc": auroc(rows), "auroc_low": low, "auroc_high": high, "false_accepts_at_recall": at_best,
+        "threshold": chosen, "recall_at_threshold": past["with"], "false_accepts_at_threshold": past["without"],
         "unanswerable_accepts": let_through(real, chosen) if real else None,
     }  # fmt: skip
     kept = {k: None if v is None or not math.isfinite(v) else round(v, 6) for k, v in numbers.items()}

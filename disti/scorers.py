@@ -21,6 +21,7 @@ __all__ = [
     "own_prompt",
     "reranker_engine",
     "load_reranker",
+    "weights_in_bf16",
     "ready_to_score",
     "cross_encoder",
     "embedding_scorer",
@@ -55,6 +56,7 @@ from .linear import pack_linears, quantize_linears
 from .memory import ROWS, out_of_memory, token_batches
 from .models import autocast, encode, load_student, real_precision
 from .openvino import use_openvino
+from .precision import in_weights
 from .retrieve import BM25, bm25_index, bm25_scores
 from .unpadded import unpadded
 from .weights import model_digest, model_record, resolve_model
@@ -229,7 +231,8 @@ def reranker_engine(
         with unpadded(model):
             return model(batch_to_device({**padded, "modality": "text"}, model.device))["scores"]
 
-    return PairEngine(tokenise, forward, batch_tokens, precision, str(model.device))
+    narrow = precision == "bf16" and next(model.parameters()).dtype == torch.bfloat16  # nothing to cast
+    return PairEngine(tokenise, forward, batch_tokens, "fp32" if narrow else precision, str(model.device))
 
 
 # %% ../nbs/06_scorers.ipynb #23593e5b
@@ -249,6 +252,18 @@ def load_reranker(
     return model.eval()
 
 
+# %% ../nbs/06_scorers.ipynb #895e5382
+def weights_in_bf16(model: CrossEncoder) -> CrossEncoder:  # changed in place
+    "Put the encoder's weights into bfloat16, but those of the layers that give the score."
+    kept = {id(model.get_submodule(name)) for name in model.keep_in_fp32_modules or []}
+    around = (module for module in model.modules() if isinstance(module, nn.Linear | nn.LayerNorm))
+    for module in [*model[0].modules(), *around]:
+        for weight in module.parameters(recurse=False):
+            if weight.dtype == torch.float32 and id(module) not in kept:
+                weight.data = weight.data.bfloat16()
+    return model
+
+
 # %% ../nbs/06_scorers.ipynb #bd925a7c
 BACKENDS = ("torch", "compile", "openvino")
 
@@ -266,6 +281,8 @@ def ready_to_score(model: CrossEncoder, precision: str, backend: str = "torch") 
         quantize_linears(model, precision)  # type: ignore[arg-type]
     elif precision != "fp32":
         keep_score_in_fp32(model)
+    if in_weights(precision, model.device.type):
+        weights_in_bf16(model)
     if backend == "compile":
         body.model.compile(dynamic=True)
     elif precision in ("fp32", "bf16"):
@@ -297,6 +314,7 @@ def cross_encoder(
         prompt=model.default_prompt_name,
         **({"backend": backend} if backend != "torch" else {}),
         **({"read": prompt} if prompt else {}),  # earlier, such a prompt was in the digest and not read
+        **({"weights_in": chosen} if in_weights(chosen, place) else {}),  # earlier, they were cast
     )
     engine = reranker_engine(
         ready_to_score(model, chosen, backend), batch_tokens or (1_024 if place == "cpu" else 65_536), chosen
