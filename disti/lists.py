@@ -14,6 +14,7 @@ __all__ = [
     "joined",
     "run_on",
     "tell_columns",
+    "check_limit",
     "table_lists",
     "flag_list",
     "flag_lists",
@@ -122,7 +123,8 @@ def from_table(
         if role in roles and len(given) != len(docs):
             raise RowError(f"{where}: {len(given)} of {roles[role][0]!r} for {len(docs)} texts; give one each")
     alone = how.relevant == "best" and "docs" not in roles  # the best is known when all lines of a question are
-    labels = numbers["label"] or (numbers["score"] if alone else [])
+    labels = labels_from(numbers["label"], how.relevant, where) if how.relevant else numbers["label"]
+    labels = labels or (numbers["score"] if alone else [])
     labels = labels or (labels_from(numbers["score"], how.relevant, where) if "score" in roles else [1] * len(docs))
     kept = [n for n, doc in enumerate(docs) if written([doc], where)]
     scores = [numbers["score"][n] for n in kept] if "score" in roles and ("label" in roles or how.relevant) else None
@@ -175,6 +177,19 @@ def tell_columns(
         notes.say(f"{file}: {roles['score'][0]!r} is taken for grades, of which those above 0 are answers ({limit})")
 
 
+# %% ../nbs/01f_lists.ipynb #6071d41a
+def check_limit(roles: Mapping[str, Sequence[str]], relevant: str, where: str) -> None:
+    "What says which texts are answers stands in one column."
+    held = [roles[role][0] for role in ("label", "score") if role in roles]
+    if relevant and len(held) != 1:
+        why = f"{held[0]!r} says that already" if held else "there is no column of scores or labels"
+        raise RowError(
+            f"{where}: --relevant {relevant} says from which score on a text is an answer, and {why}; leave it out"
+        )
+    if relevant == "best" and "score" not in roles:
+        raise RowError(f"{where}: --relevant best takes the best score, and {held[0]!r} is a label; give a number")
+
+
 # %% ../nbs/01f_lists.ipynb #2766510b
 def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
     "The lists of a table."
@@ -192,6 +207,7 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
                 names = list(row) if known == row.keys() else sorted(known)
                 roles.clear()
                 roles.update(column_roles(names, how.columns, where))
+                check_limit(roles, how.relevant, where)
                 tell_columns(roles, names, path.name, notes, how.relevant)
             yield from_table(row, roles, how, where, path.suffix.lower() in TEXT_TABLES)
 
