@@ -19,6 +19,7 @@ __all__ = [
     "Mined",
     "mine_groups",
     "asked_of",
+    "neither",
     "mine",
 ]
 
@@ -308,6 +309,13 @@ def asked_of(collection: Collection) -> tuple[dict[str, str], dict[str, set[str]
     return asked, self_matches(asked, collection)
 
 
+# %% ../nbs/11_mine.ipynb #694a034e
+def neither(training: Training) -> dict[str, set[str]]:  # dev query → passages, chunks
+    "What is no candidate of a dev query: the question itself, copies and other chunks of its answer without a label."
+    none = set[str]()
+    return {q: training.itself.get(q, none) | (training.answers[q] - docs.keys()) for q, docs in training.dev.items()}
+
+
 # %% ../nbs/11_mine.ipynb #cc1db97d
 def mine(
     collection: Collection,  # the evaluation
@@ -332,7 +340,7 @@ def mine(
     miners = ways.miners(corpus, bm25, dense, seed)
     how = dict(pool=pool, selection=selection, judge=judge, seed=seed, parts=parts)
     groups, ledger = mine_groups(training, miners, wishes, **how)  # type: ignore[arg-type]
-    on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, training.itself)
+    on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, neither(training))
     theirs = ways.words({doc_id: corpus[doc_id] for doc_id in doc_ids[:n]})
     asked, itself = asked_of(collection)
     on_test = candidates([theirs, dense_miner(embed, doc_ids[:n], doc_emb[:n])], asked, depth, itself)
