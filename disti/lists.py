@@ -14,7 +14,7 @@ __all__ = [
     "joined",
     "run_on",
     "tell_columns",
-    "check_limit",
+    "limited_once",
     "table_lists",
     "flag_list",
     "flag_lists",
@@ -119,13 +119,13 @@ def from_table(
     docs = cells("docs") if "docs" in roles else cells("passage")
     roles = {role: names for role, names in roles.items() if role != "score" or not bare(cells(role), roles)}
     numbers = {role: [number_of(value, where, roles[role][0]) for value in cells(role)] for role in ("label", "score")}
-    for role, given in numbers.items():
-        if role in roles and len(given) != len(docs):
-            raise RowError(f"{where}: {len(given)} of {roles[role][0]!r} for {len(docs)} texts; give one each")
-    alone = how.relevant == "best" and "docs" not in roles  # the best is known when all lines of a question are
-    labels = labels_from(numbers["label"], how.relevant, where) if how.relevant else numbers["label"]
-    labels = labels or (numbers["score"] if alone else [])
-    labels = labels or (labels_from(numbers["score"], how.relevant, where) if "score" in roles else [1] * len(docs))
+    if odd := [role for role, given in numbers.items() if role in roles and len(given) != len(docs)]:
+        raise RowError(f"{where}: {len(numbers[odd[0]])} of {roles[odd[0]][0]!r} for {len(docs)} texts; give one each")
+    limited = labels_from(numbers["label"], how.relevant, where) if how.relevant else numbers["label"]
+    labels: Sequence[float] = limited or [1] * len(docs)
+    if "score" in roles and not limited:  # the best is known when all lines of a question are
+        late = how.relevant == "best" and "docs" not in roles
+        labels = numbers["score"] if late else labels_from(numbers["score"], how.relevant, where)
     kept = [n for n, doc in enumerate(docs) if written([doc], where)]
     scores = [numbers["score"][n] for n in kept] if "score" in roles and ("label" in roles or how.relevant) else None
     return made | {"docs": [docs[n].strip() for n in kept], "labels": [labels[n] for n in kept], "scores": scores}
@@ -178,7 +178,7 @@ def tell_columns(
 
 
 # %% ../nbs/01f_lists.ipynb #6071d41a
-def check_limit(roles: Mapping[str, Sequence[str]], relevant: str, where: str) -> None:
+def limited_once(roles: dict[str, list[str]], relevant: str, where: str) -> dict[str, list[str]]:  # the same roles
     "What says which texts are answers stands in one column."
     held = [roles[role][0] for role in ("label", "score") if role in roles]
     if relevant and len(held) != 1:
@@ -188,6 +188,7 @@ def check_limit(roles: Mapping[str, Sequence[str]], relevant: str, where: str) -
         )
     if relevant == "best" and "score" not in roles:
         raise RowError(f"{where}: --relevant best takes the best score, and {held[0]!r} is a label; give a number")
+    return roles
 
 
 # %% ../nbs/01f_lists.ipynb #2766510b
@@ -206,8 +207,7 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
                 known |= row.keys()
                 names = list(row) if known == row.keys() else sorted(known)
                 roles.clear()
-                roles.update(column_roles(names, how.columns, where))
-                check_limit(roles, how.relevant, where)
+                roles.update(limited_once(column_roles(names, how.columns, where), how.relevant, where))
                 tell_columns(roles, names, path.name, notes, how.relevant)
             yield from_table(row, roles, how, where, path.suffix.lower() in TEXT_TABLES)
 
