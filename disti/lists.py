@@ -10,6 +10,7 @@ __all__ = [
     "many",
     "written",
     "bare",
+    "labels_of",
     "from_table",
     "joined",
     "run_on",
@@ -97,6 +98,23 @@ def bare(scores: Sequence[Any], roles: Mapping[str, Sequence[str]]) -> bool:
     return "label" in roles and not "".join(map(str, scores)).strip()
 
 
+# %% ../nbs/01f_lists.ipynb #85da876f
+def labels_of(
+    numbers: Mapping[str, Sequence[float]],  # labels and scores of a row
+    roles: Mapping[str, Sequence[str]],
+    n: int,  # texts
+    relevant: str,
+    where: str,
+) -> Sequence[float]:
+    "The labels of a row's texts: as given or by the limit; 1 where nothing says more."
+    if numbers["label"]:
+        return labels_from(numbers["label"], relevant, where) if relevant else numbers["label"]
+    if "score" not in roles:
+        return [1] * n
+    late = relevant == "best" and "docs" not in roles  # the best is known when all lines of a question are
+    return numbers["score"] if late else labels_from(numbers["score"], relevant, where)
+
+
 # %% ../nbs/01f_lists.ipynb #1378aff2
 def from_table(
     row: Row,
@@ -121,11 +139,7 @@ def from_table(
     numbers = {role: [number_of(value, where, roles[role][0]) for value in cells(role)] for role in ("label", "score")}
     if odd := [role for role, given in numbers.items() if role in roles and len(given) != len(docs)]:
         raise RowError(f"{where}: {len(numbers[odd[0]])} of {roles[odd[0]][0]!r} for {len(docs)} texts; give one each")
-    limited = labels_from(numbers["label"], how.relevant, where) if how.relevant else numbers["label"]
-    labels: Sequence[float] = limited or [1] * len(docs)
-    if "score" in roles and not limited:  # the best is known when all lines of a question are
-        late = how.relevant == "best" and "docs" not in roles
-        labels = numbers["score"] if late else labels_from(numbers["score"], how.relevant, where)
+    labels = labels_of(numbers, roles, len(docs), how.relevant, where)
     kept = [n for n, doc in enumerate(docs) if written([doc], where)]
     scores = [numbers["score"][n] for n in kept] if "score" in roles and ("label" in roles or how.relevant) else None
     return made | {"docs": [docs[n].strip() for n in kept], "labels": [labels[n] for n in kept], "scores": scores}
