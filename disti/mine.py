@@ -294,9 +294,9 @@ def mine_groups(
             miners[name].ready(list(training.queries.values()))
     picks, ledger = mine_in_parts(training.train, find, parts)
     ledger = single_homes(ledger, training.components)
-    given, rows = given_negatives(training, miners["dense"], picks, how["copies"])
     promoted = promoted_of(ledger)
-    given = {q: [hit for hit in hits if hit[0] not in promoted.get(q, ())] for q, hits in given.items()}
+    found = picks | {"promoted": {q: [(doc_id, 0.0) for doc_id in docs] for q, docs in promoted.items()}}
+    given, rows = given_negatives(training, miners["dense"], found, how["copies"])
     picks |= {"given": given} if any(given.values()) else {}
     return build_groups(training.train, picks, training.components, promoted), ledger + rows
 
