@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .kinds import PARALLEL
+from .losses import UNTAUGHT
 from .models import encode
 from .records import Row, RowError, choose
 
@@ -112,11 +113,11 @@ def list_rows(
     groups: Sequence[Row],  # kind group or scored
     queries: Mapping[str, str],
     corpus: Mapping[str, str],
-) -> list[Row]:  # {"query", "passages", "labels", "scores"}
+) -> list[Row]:  # {"query", "passages", "labels", "scores"}, and "left_out" where a rule dropped answers
     "Join texts to the ids of groups; an id without a text is an error."
     rows = []
     for line, group in enumerate(groups, 1):
-        if missing := [d for d in group["doc_ids"] if d not in corpus]:
+        if missing := [d for d in (*group["doc_ids"], *group.get("left_out", [])) if d not in corpus]:
             raise RowError(
                 f"group {line}, query_id {group['query_id']!r}: passage {missing[0]!r} is not in the corpus; mine again"
             )
@@ -130,6 +131,11 @@ def list_rows(
                 "scores": [float(s) for s in group.get("scores", [])],
             }
         )
+    if any(group.get("left_out") for group in groups):  # answers that are not taught: texts that are no negatives
+        return [
+            row | {"left_out": [corpus[d] for d in group.get("left_out", [])]}
+            for row, group in zip(rows, groups, strict=True)
+        ]
     return rows
 
 
@@ -179,17 +185,26 @@ class TokenCache:
 
 
 # %% ../nbs/07a_batches.ipynb #26cfa067
-def padded(rows: list[Row], index: list[list[int]]) -> dict[str, Tensor]:  # each [b, n]
+def padded(
+    rows: list[Row],
+    index: list[list[int]],  # places of each list's passages
+    beside: Sequence[Sequence[int]] = (),  # places of its answers that are not taught; (): none
+) -> dict[str, Tensor]:  # each [b, n]
     "Lists of different length as tensors: index, mask, labels, scores (NaN where there is none)."
-    n = max(map(len, index))
+    beside = beside or [[]] * len(rows)
+    n = max(len(own) + len(more) for own, more in zip(index, beside, strict=True))
 
     def fill(lists: list[list], empty: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor([list(values) + [empty] * (n - len(values)) for values in lists], dtype=dtype)
 
     return {
-        "index": fill(index, 0, torch.long),
+        "index": fill([[*own, *more] for own, more in zip(index, beside, strict=True)], 0, torch.long),
         "mask": fill([[True] * len(i) for i in index], False, torch.bool),
-        "labels": fill([row["labels"] for row in rows], 0.0, torch.float32),
+        "labels": fill(
+            [[*row["labels"], *[UNTAUGHT] * len(more)] for row, more in zip(rows, beside, strict=True)],
+            0.0,
+            torch.float32,
+        ),
         "scores": fill([row.get("scores") or [] for row in rows], float("nan"), torch.float32),
     }
 
@@ -240,7 +255,9 @@ class ListCollator:
         n = min(self.buckets or buckets_of(self.model, [*map(len, passages)]), len(passages))
         for number, part in enumerate(np.array_split(np.array(passages, dtype=object), n)):
             batch |= self.features(f"passage{number}", part.tolist(), "document")
-        return batch | {"label": padded(rows, [[at[text] for text in row["passages"]] for row in rows])}
+        index = [[at[text] for text in row["passages"]] for row in rows]
+        beside = [[at[text] for text in row.get("left_out") or [] if text in at] for row in rows]
+        return batch | {"label": padded(rows, index, beside)}
 
 
 # %% ../nbs/07a_batches.ipynb #7e3ce249

@@ -22,6 +22,7 @@ __all__ = [
     "swap_in",
     "import_data",
     "parser",
+    "refuse_idle",
     "read_asked",
     "main",
 ]
@@ -297,18 +298,31 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data-dir", "--out", default="data", help="folder for eval/ and finetune/ (default: data)")
     made.add_argument("--replace", action="store_true", help="replace what is there under this name")
     made.add_argument("--dry-run", action="store_true", help="read and check everything, write nothing")
-    made.add_argument("--split", choices=("train", "dev", "test"), default="train", help="what a single table is")
+    made.add_argument("--split", choices=("train", "dev", "test"), default="", help="what a single table is")
     made.add_argument(
         "--columns", nargs="+", default=[], metavar="ROLE=NAME", help="which column is which: query=Frage"
     )
     made.add_argument("--relevant", default="", metavar="RULE", help="which scores are answers: best, or from 0.5 on")
-    made.add_argument("--scorer", default="given", help="how scores of a file are named")
+    made.add_argument("--scorer", default="", help="how scores of a file are named")
     made.add_argument("--delimiter", default="", help="between the cells of a text table; default: from its header")
     made.add_argument("--no-quotes", action="store_true", help="a quotation mark in a table is a sign as any other")
     made.add_argument("--drop-unknown", action="store_true", help="leave out judgements of what is not there")
     made.add_argument("--chunk-words", type=int, default=0, help="cut documents into passages of so many words")
     made.add_argument("--chunk-overlap", type=int, default=0, help="words that two neighbours share")
     return made
+
+
+# %% ../nbs/01j_import.ipynb #2a9eabe1
+def refuse_idle(told: argparse.Namespace, kind: str, path: Path) -> None:
+    "What would be said and do nothing for this format."
+    tables, single = kind in ("csv", "sentence-transformers"), path.is_file() or "" in dataset_splits(path)
+    lists = tables or kind == "flagembedding"
+    idle = {f"--{name.replace('_', '-')}": not tables for name in ("columns", "relevant", "delimiter", "no_quotes")}
+    idle |= {"--scorer": not lists, "--split": not (lists and single), "--drop-unknown": kind not in ("beir", "trec")}
+    idle |= {"--chunk-words": kind != "folder", "--chunk-overlap": kind != "folder" or not told.chunk_words}
+    if said := [flag for flag, wrong in idle.items() if wrong and getattr(told, flag[2:].replace("-", "_"))]:
+        more = " without --chunk-words" if said == ["--chunk-overlap"] and kind == "folder" else ""
+        raise ValueError(f"{said[0]} does nothing for {kind} of {path.name}{more}; leave it out")
 
 
 # %% ../nbs/01j_import.ipynb #46a4b9cb
@@ -326,14 +340,15 @@ def read_asked(words: list[str] | None) -> tuple[Asked, argparse.Namespace]:
         if len(told.words) > 1
         else sniff(path)
     )
+    refuse_idle(told, kind, path)
     if wrong := [pair for pair in told.columns if "=" not in pair]:
         raise ValueError(f"cannot read {wrong[0]!r}; write --columns query=NAME")
     if told.relevant and told.relevant != "best" and not re.fullmatch(r"-?\d+(\.\d+)?", told.relevant):
         raise ValueError(f"--relevant is best or a number, got {told.relevant!r}")
     columns, sign = dict(pair.split("=", 1) for pair in told.columns), told.delimiter.replace("\\t", "\t")
-    how = Reading(columns, told.relevant, sign, not told.no_quotes, told.scorer)
+    how = Reading(columns, told.relevant, sign, not told.no_quotes, told.scorer or "given")
     name, data = told.name or re.sub(r"[^\w.-]+", "-", path.resolve().stem).strip("-."), at(told.data_dir)
-    return Asked(kind, path, name, data, told.split, how, told.chunk_words, told.chunk_overlap), told
+    return Asked(kind, path, name, data, told.split or "train", how, told.chunk_words, told.chunk_overlap), told
 
 
 # %% ../nbs/01j_import.ipynb #6d137462

@@ -10,10 +10,12 @@ __all__ = [
     "many",
     "written",
     "bare",
+    "labels_of",
     "from_table",
     "joined",
     "run_on",
     "tell_columns",
+    "limited_once",
     "table_lists",
     "flag_list",
     "flag_lists",
@@ -96,6 +98,23 @@ def bare(scores: Sequence[Any], roles: Mapping[str, Sequence[str]]) -> bool:
     return "label" in roles and not "".join(map(str, scores)).strip()
 
 
+# %% ../nbs/01f_lists.ipynb #85da876f
+def labels_of(
+    numbers: Mapping[str, Sequence[float]],  # labels and scores of a row
+    roles: Mapping[str, Sequence[str]],
+    n: int,  # texts
+    relevant: str,
+    where: str,
+) -> Sequence[float]:
+    "The labels of a row's texts: as given or by the limit; 1 where nothing says more."
+    if numbers["label"]:
+        return labels_from(numbers["label"], relevant, where) if relevant else numbers["label"]
+    if "score" not in roles:
+        return [1] * n
+    late = relevant == "best" and "docs" not in roles  # the best is known when all lines of a question are
+    return numbers["score"] if late else labels_from(numbers["score"], relevant, where)
+
+
 # %% ../nbs/01f_lists.ipynb #1378aff2
 def from_table(
     row: Row,
@@ -118,12 +137,9 @@ def from_table(
     docs = cells("docs") if "docs" in roles else cells("passage")
     roles = {role: names for role, names in roles.items() if role != "score" or not bare(cells(role), roles)}
     numbers = {role: [number_of(value, where, roles[role][0]) for value in cells(role)] for role in ("label", "score")}
-    for role, given in numbers.items():
-        if role in roles and len(given) != len(docs):
-            raise RowError(f"{where}: {len(given)} of {roles[role][0]!r} for {len(docs)} texts; give one each")
-    alone = how.relevant == "best" and "docs" not in roles  # the best is known when all lines of a question are
-    labels = numbers["label"] or (numbers["score"] if alone else [])
-    labels = labels or (labels_from(numbers["score"], how.relevant, where) if "score" in roles else [1] * len(docs))
+    if odd := [role for role, given in numbers.items() if role in roles and len(given) != len(docs)]:
+        raise RowError(f"{where}: {len(numbers[odd[0]])} of {roles[odd[0]][0]!r} for {len(docs)} texts; give one each")
+    labels = labels_of(numbers, roles, len(docs), how.relevant, where)
     kept = [n for n, doc in enumerate(docs) if written([doc], where)]
     scores = [numbers["score"][n] for n in kept] if "score" in roles and ("label" in roles or how.relevant) else None
     return made | {"docs": [docs[n].strip() for n in kept], "labels": [labels[n] for n in kept], "scores": scores}
@@ -175,6 +191,20 @@ def tell_columns(
         notes.say(f"{file}: {roles['score'][0]!r} is taken for grades, of which those above 0 are answers ({limit})")
 
 
+# %% ../nbs/01f_lists.ipynb #6071d41a
+def limited_once(roles: dict[str, list[str]], relevant: str, where: str) -> dict[str, list[str]]:  # the same roles
+    "What says which texts are answers stands in one column."
+    held = [roles[role][0] for role in ("label", "score") if role in roles]
+    if relevant and len(held) != 1:
+        why = f"{held[0]!r} says that already" if held else "there is no column of scores or labels"
+        raise RowError(
+            f"{where}: --relevant {relevant} says from which score on a text is an answer, and {why}; leave it out"
+        )
+    if relevant == "best" and "score" not in roles:
+        raise RowError(f"{where}: --relevant best takes the best score, and {held[0]!r} is a label; give a number")
+    return roles
+
+
 # %% ../nbs/01f_lists.ipynb #2766510b
 def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
     "The lists of a table."
@@ -191,7 +221,7 @@ def table_lists(path: Path, how: Reading, notes: Notes) -> Iterator[Row]:
                 known |= row.keys()
                 names = list(row) if known == row.keys() else sorted(known)
                 roles.clear()
-                roles.update(column_roles(names, how.columns, where))
+                roles.update(limited_once(column_roles(names, how.columns, where), how.relevant, where))
                 tell_columns(roles, names, path.name, notes, how.relevant)
             yield from_table(row, roles, how, where, path.suffix.lower() in TEXT_TABLES)
 

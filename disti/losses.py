@@ -16,6 +16,7 @@ __all__ = [
     "Sigma",
     "Tau",
     "Calibration",
+    "UNTAUGHT",
     "SAYS",
     "Above",
     "Option",
@@ -736,19 +737,23 @@ def places(labels: Tensor, index: Tensor | None) -> Tensor:  # [b, n]
 
 
 # %% ../nbs/07_losses.ipynb #3b549c2e
+UNTAUGHT = math.inf  # label of a masked place: the passage answers this query, and is neither taught nor a negative
+
+
 def in_batch(
     labels: Tensor,  # [b, n]
     n_passages: int,  # p, of the whole batch
     *,
     index: Tensor | None = None,  # [b, n] places of the candidates among them
     mask: Tensor | None = None,  # [b, n] real candidates
-) -> tuple[Tensor, Tensor]:  # labels of every passage for every query, and which passages stand in some list: [b, p]
+) -> tuple[Tensor, Tensor]:  # [b, p]: labels of every passage for every query, and which passages count for it
     "Every passage of the batch as a candidate of every query."
     real = torch.ones_like(labels) if mask is None else mask.float()
     at, none = places(labels, index), torch.zeros(len(labels), n_passages, device=labels.device)
     known = none.scatter_reduce(1, at, labels.float().nan_to_num().clamp(min=0) * real, "amax")
     listed = none.scatter_reduce(1, at, real, "amax").amax(0, keepdim=True) > 0
-    return known, listed.expand_as(known)
+    untaught = none.scatter_reduce(1, at, (labels == UNTAUGHT).float() * (1 - real), "amax") > 0
+    return known, listed & ~(untaught & (known <= 0))
 
 
 # %% ../nbs/07_losses.ipynb #b2367685
@@ -794,7 +799,7 @@ def info_nce_mse(
     "InfoNCE over the batch, and squared error to the teacher's embeddings: phase 2 of the two-phase recipe."
     known, listed = in_batch(labels, len(passages), index=index, mask=mask)
     contrast = info_nce(cosine_matrix(query, passages), None, known, mask=listed, tau=tau)
-    used = listed[0]
+    used = listed.any(0)
     x, y = torch.cat([query, passages[used]]).float(), torch.cat([teacher_query, teacher_passages[used]]).float()
     return (1 - mse) * contrast + mse * mse_loss(x, y.detach())
 
@@ -821,8 +826,8 @@ def hybrid(
         return 0 * query.float().sum()
     cosines = cosine_matrix(query[has], passages[at[has]])
     eye = torch.eye(len(cosines), device=query.device)
-    known, _ = in_batch(labels, len(passages), index=index, mask=mask)
-    keep = (known[has][:, at[has]] <= 0) | eye.bool()  # another list's passage may be an answer here too
+    known, listed = in_batch(labels, len(passages), index=index, mask=mask)
+    keep = ((known <= 0) & listed)[has][:, at[has]] | eye.bool()  # another list's passage may be an answer here too
     there, back = (info_nce(s, None, eye, mask=m, tau=tau) for s, m in ((cosines, keep), (cosines.T, keep.T)))
     return (there + back) / 2 + beta * mse_loss(cosines.diagonal(), target[has])
 

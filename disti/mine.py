@@ -19,6 +19,7 @@ __all__ = [
     "Mined",
     "mine_groups",
     "asked_of",
+    "neither",
     "mine",
 ]
 
@@ -293,9 +294,9 @@ def mine_groups(
             miners[name].ready(list(training.queries.values()))
     picks, ledger = mine_in_parts(training.train, find, parts)
     ledger = single_homes(ledger, training.components)
-    given, rows = given_negatives(training, miners["dense"], picks, how["copies"])
     promoted = promoted_of(ledger)
-    given = {q: [hit for hit in hits if hit[0] not in promoted.get(q, ())] for q, hits in given.items()}
+    found = picks | {"promoted": {q: [(doc_id, 0.0) for doc_id in docs] for q, docs in promoted.items()}}
+    given, rows = given_negatives(training, miners["dense"], found, how["copies"])
     picks |= {"given": given} if any(given.values()) else {}
     return build_groups(training.train, picks, training.components, promoted), ledger + rows
 
@@ -306,6 +307,13 @@ def asked_of(collection: Collection) -> tuple[dict[str, str], dict[str, set[str]
     none = set(unanswerable(collection.qrels))
     asked = {q: collection.queries[q] for q in collection.qrels if q not in none}
     return asked, self_matches(asked, collection)
+
+
+# %% ../nbs/11_mine.ipynb #694a034e
+def neither(training: Training) -> dict[str, set[str]]:  # dev query → passages, chunks
+    "What is no candidate of a dev query: the question itself, copies and other chunks of its answer without a label."
+    none = set[str]()
+    return {q: training.itself.get(q, none) | (training.answers[q] - docs.keys()) for q, docs in training.dev.items()}
 
 
 # %% ../nbs/11_mine.ipynb #cc1db97d
@@ -332,7 +340,7 @@ def mine(
     miners = ways.miners(corpus, bm25, dense, seed)
     how = dict(pool=pool, selection=selection, judge=judge, seed=seed, parts=parts)
     groups, ledger = mine_groups(training, miners, wishes, **how)  # type: ignore[arg-type]
-    on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, training.itself)
+    on_dev = candidates([bm25, dense], {q: training.queries[q] for q in training.dev}, depth, neither(training))
     theirs = ways.words({doc_id: corpus[doc_id] for doc_id in doc_ids[:n]})
     asked, itself = asked_of(collection)
     on_test = candidates([theirs, dense_miner(embed, doc_ids[:n], doc_emb[:n])], asked, depth, itself)

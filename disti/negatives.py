@@ -42,9 +42,9 @@ from typing import Any
 
 import numpy as np
 
-from .data import Qrels, Run, parent
+from .data import Qrels, Run
 from .dense import dense_run, exact_scores
-from .pairs import likeness
+from .pairs import among, likeness
 from .records import Row, choose
 from .retrieve import Ranking, bm25_index, bm25_run, bm25_scores, fuse
 
@@ -202,7 +202,7 @@ def filter_run(
     for q, ranking in run.items():
         scores, lowest = np.array([score for _, score in ranking]), positive.get(q, np.inf)
         stays = {"positive": np.array([doc_id not in answers[q] for doc_id, _ in ranking])}
-        stays["itself"] = np.array([parent(doc_id) not in (itself or {}).get(q, ()) for doc_id, _ in ranking])
+        stays["itself"] = np.array([not among(doc_id, (itself or {}).get(q, ())) for doc_id, _ in ranking])
         stays["no score"] = np.isfinite(scores)
         stays |= {f"{name} {value:g}": FILTERS[name](scores, lowest, value) for name, value in rules}
         fates = [next((rule for rule, keep in stays.items() if not keep[i]), "") for i in range(len(ranking))]

@@ -21,6 +21,7 @@ __all__ = [
     "passage_index",
     "TrainingPairs",
     "named",
+    "best_grades",
     "group_pairs",
     "join",
     "load_finetune",
@@ -31,6 +32,7 @@ __all__ = [
     "pair_findings",
     "same_id",
     "self_matches",
+    "among",
     "without",
     "overlap",
     "check_overlap",
@@ -39,7 +41,7 @@ __all__ = [
 
 # %% ../nbs/04b_pairs.ipynb #2e2e8be4
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -137,7 +139,7 @@ class TrainingPairs:
 
     queries: dict[str, str]  # query id → anchor
     passages: dict[str, str]  # doc id → positive or negative text
-    qrels: Qrels  # query id → positive doc id → 1.0
+    qrels: Qrels  # query id → positive doc id → grade, 1.0 where the rows give none
     negatives: dict[str, list[str]]  # query id → doc ids of its own negatives
     groups: dict[str, list[str]]  # query id → groups; queries of one group stay on one side of a split
     titles: dict[str, str] = field(default_factory=dict)  # doc id → title, of passages that the corpus has
@@ -175,6 +177,15 @@ def named(
     return found["positive"], found["negative"]
 
 
+# %% ../nbs/04b_pairs.ipynb #1edc25c2
+def best_grades(judged: Iterable[tuple[str, float]]) -> dict[str, float]:  # doc id → grade
+    "The best grade of each passage, in the order in which they come."
+    best: dict[str, float] = {}
+    for doc_id, grade in judged:
+        best[doc_id] = max(grade, best.get(doc_id, grade))
+    return best
+
+
 # %% ../nbs/04b_pairs.ipynb #efcb0082
 def group_pairs(
     rows: Iterable[Row],  # kind finetune
@@ -197,7 +208,8 @@ def group_pairs(
         positives, negatives = named(row, corpus, f"{source}, line {line}, anchor {anchor[:50]!r}")
         query_id = asked.setdefault(identity(anchor), text_id(anchor))
         made.queries.setdefault(query_id, anchor)
-        made.qrels.setdefault(query_id, {}).update((doc(*each), 1.0) for each in positives)
+        graded = [(doc(*each), float(row.get("grade") or 1)) for each in positives]
+        made.qrels[query_id] = best_grades([*made.qrels.get(query_id, {}).items(), *graded])
         made.negatives.setdefault(query_id, []).extend(doc(*each) for each in negatives)
         made.groups.setdefault(query_id, []).extend(filter(None, [row.get("group")]))
         for key in row.keys() - known_keys:
@@ -211,9 +223,10 @@ def join(pairs: TrainingPairs, collection: Collection) -> TrainingPairs:
     corpus, index = collection.corpus, passage_index(collection.corpus, collection.titles)
     same, maybe, how = dict[str, str](), dict(pairs.maybe), dict[str, str]()
     for doc_id, text in pairs.passages.items():
-        rank, found, ids = index.get(identity(corpus.get(doc_id, text)), (0, "", []))
-        same[doc_id] = ids[0] if ids else doc_id
-        how[doc_id] = "id" if doc_id in corpus else found
+        rank, found, ids = index.get(name := identity(text), (0, "", []))
+        own = doc_id in corpus and identity(corpus[doc_id]) == name  # another corpus gives its ids to other texts
+        same[doc_id] = ids[0] if ids else doc_id if own or doc_id not in corpus else text_id(text.strip())
+        how[doc_id] = "id" if own else found
         if rank and len(ids) > 1:
             maybe[same[doc_id]] = ids[1:]
     positives = {doc_id for docs in pairs.qrels.values() for doc_id in docs}
@@ -221,7 +234,7 @@ def join(pairs: TrainingPairs, collection: Collection) -> TrainingPairs:
     return replace(
         pairs,
         passages=texts,
-        qrels={q: {same[d]: grade for d, grade in docs.items()} for q, docs in pairs.qrels.items()},
+        qrels={q: best_grades((same[d], grade) for d, grade in docs.items()) for q, docs in pairs.qrels.items()},
         negatives={q: list(dict.fromkeys(same[d] for d in docs)) for q, docs in pairs.negatives.items()},
         titles=pairs.titles | {d: collection.titles[d] for d in texts if d in collection.titles},
         maybe=maybe,
@@ -339,10 +352,16 @@ def self_matches(
     return {q: docs - right[q] for q, docs in found.items() if docs - right[q]}
 
 
+# %% ../nbs/04b_pairs.ipynb #e04239b0
+def among(doc_id: str, passages: Container[str]) -> bool:
+    "Is it one of these passages, or a chunk of one?"
+    return doc_id in passages or parent(doc_id) in passages
+
+
 # %% ../nbs/04b_pairs.ipynb #098ac458
 def without(run: Run, itself: Mapping[str, set[str]]) -> Run:
     "A run without the passages, or chunks of them, that are the question itself."
-    return {q: [hit for hit in hits if parent(hit[0]) not in itself.get(q, ())] for q, hits in run.items()}
+    return {q: [hit for hit in hits if not among(hit[0], itself.get(q, ()))] for q, hits in run.items()}
 
 
 # %% ../nbs/04b_pairs.ipynb #fd6271cb

@@ -9,6 +9,8 @@ __all__ = [
     "SEEDED",
     "NAMES",
     "NUMBER",
+    "HERE",
+    "LEAD",
     "LABEL",
     "COURTESY",
     "QUOTED",
@@ -176,7 +178,9 @@ def read_seeds(
 # %% ../nbs/05i_prompts.ipynb #cd8d6c62
 NAMES = "question|query|claim|key ?words|title|answer|q|frage|suchanfrage|问题|标题"
 NUMBER = regex.compile(r"(?:\*\*)?\(?(\d{1,2})(?:[.):](?:\*\*)?\s+|[、．）](?:\*\*)?\s*)")
-LABEL = regex.compile(rf"^(?:[-*•>]\s+|(?:\*\*)?(?:search )?(?:{NAMES})\s*\d*\s*[:：](?:\*\*)?\s*)+", regex.I)
+HERE = r"(?:[\w ]{2,20}[!.,] )?(?:here(?: is|[’']s)|hier ist|voici)\b"
+LEAD = rf"{HERE}[^:：?]{{0,60}}\b(?:{NAMES})\b[^:：?]{{0,60}}[:：]\s*"
+LABEL = regex.compile(rf"^(?:[-*•>]\s+|{LEAD}|(?:\*\*)?(?:search )?(?:{NAMES})\s*\d*\s*[:：](?:\*\*)?\s*)+", regex.I)
 COURTESY = regex.compile(r"^(?:sure|certainly|of course|here (?:is|are)|here's|okay|ok)\b.*:$", regex.I)
 QUOTED = [('"', '"'), ("'", "'"), ("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("`", "`"), ("**", "**")]
 

@@ -68,7 +68,8 @@ def checked(row: Row) -> tuple[list[int], list[int]]:  # places of positives, of
 def kept_of(row: Row, gone: set[int]) -> Row:
     "A list without the candidates at some places; all lists of a row are parallel."
     keep = [i for i in range(len(row["doc_ids"])) if i not in gone]
-    return {key: [value[i] for i in keep] if isinstance(value, list) else value for key, value in row.items()}
+    lists = {key: value for key, value in row.items() if isinstance(value, list) and key != "left_out"}
+    return row | {key: [value[i] for i in keep] for key, value in lists.items()}
 
 
 # %% ../nbs/07c_selective.ipynb #4ded1c6e
@@ -109,7 +110,8 @@ def apply_rule(
         gone = {pair.place: rule for pair in judged if (rule := pair.fault or verdict(pair.value))}
         ledger += fates(row, judged, gone)
         if len(gone) < len(judged):
-            groups.append(kept_of(row, set(gone)))
+            more = [*row.get("left_out", []), *(row["doc_ids"][place] for place in gone)]  # answers, though not taught
+            groups.append(kept_of(row, set(gone)) | ({"left_out": more} if more else {}))
     counts = {
         "lists": len(scored),
         "lists_kept": len(groups),
