@@ -11,6 +11,7 @@ __all__ = [
     "broken_rule",
     "Fit",
     "typed",
+    "fit_parts",
     "read_fit",
     "n_steps",
     "read_rates",
@@ -138,6 +139,12 @@ def typed(
 EXAMPLES: dict[type, str] = {bool: "yes", tuple: "384 128"}
 
 
+# %% ../nbs/08_settings.ipynb #f79fd09c
+def fit_parts(text: str) -> list[str]:  # "name=value" each, a value may hold commas
+    "The settings of a text, one by one."
+    return re.split(r"[,;\n]\s*(?=\w+\s*=)", text.strip().rstrip(",;")) if text.strip() else []
+
+
 # %% ../nbs/08_settings.ipynb #c9105c39
 def read_fit(
     text: str = "",  # "accumulate=4, lint=warn"
@@ -145,7 +152,7 @@ def read_fit(
 ) -> Fit:
     "Settings from text, on top of others."
     known, given = {one.name: one.default for one in fields(Fit)}, {}
-    for part in re.split(r"[,;\n]\s*(?=\w+\s*=)", text.strip().rstrip(",;")) if text.strip() else []:
+    for part in fit_parts(text):
         name, sign, value = (piece.strip() for piece in part.partition("="))
         if not sign:
             raise ValueError(
