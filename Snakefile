@@ -214,9 +214,9 @@ rule student_score:
 
 
 def before(wildcards):  # the teacher's ranking goes on with the untrained student's; a student stands between the two
-    others = {"untrained": [], "bm25": ["untrained"]}.get(wildcards.model, ["untrained", "teacher"])
-    others = ["untrained"] if wildcards.model in TEACHERS else others
     whose = wildcards.model if wildcards.model in TEACHERS else taught_by(wildcards.model) if wildcards.model in STUDENTS else "teacher"
+    others = {"untrained": [], "bm25": ["untrained"]}.get(wildcards.model, ["untrained", whose])
+    others = ["untrained"] if wildcards.model in TEACHERS else others
     scores = [] if wildcards.model == "bm25" else scores_of(whose)
     return scores + [f"{RUN}/results/{other}/{HERE}/measures.jsonl.meta.json" for other in others]
 

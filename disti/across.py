@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .comparison import in_order, md_table
-from .decide import Measured, check_alike, grids, outcome, read_measured, source_of
+from .decide import Measured, check_alike, data_of, grids, outcome, read_measured, source_of
 from .findings import md_text, say
 from .recipe import run_recipe
 from .records import Row, at, choose, write_text
@@ -158,12 +158,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--measure", default="nDCG@10", help="what is shown (default: nDCG@10)")
     parser.add_argument("--out", type=Path, help="folder for table.md, table.tex and table.json (default: print only)")
     parser.add_argument("--artifacts", default="artifacts", help="folder of all runs (default: artifacts)")
-    parser.add_argument("--data-dir", default="data", help="folder of the collections (default: data)")
+    parser.add_argument("--data-dir", default="", help="folder of the collections (default: where the runs had them)")
     asked = parser.parse_args(words)
     cells = read_runs(asked.runs, at(asked.artifacts), asked.measure, asked.models)
     if asked.baseline:
         choose(asked.baseline, sorted({model for some in cells.values() for model in some}), "baseline")
-    shared = {name: source_of(at(asked.data_dir) / "eval" / name) for name in cells}
+    firsts = {name: next(iter(some.values())) for name, some in cells.items() if asked.baseline}
+    shared = {name: source_of(data_of(name, one, asked.data_dir)) for name, one in firsts.items()}
     tests = tested_cells(cells, asked.baseline, shared) if asked.baseline else []
     about = (cells, tests, asked.measure, asked.baseline, trials(asked.runs, at(asked.artifacts)))
     say(page := across_md(*about))

@@ -9,6 +9,7 @@ __all__ = [
     "train",
     "places_of",
     "second_history",
+    "clear_skipped",
     "later",
     "align",
     "cosine_to_teacher",
@@ -50,6 +51,7 @@ from .progress import mend_rows
 from .records import Row, choose, read_rows, replacing, text_id, write_rows, write_text
 from .searches import searched
 from .settings import Fit
+from .student import move
 from .training import fit
 from .vectors import AlignLoss, ContrastLoss, ListsCollator, TextCollator
 from .weights import ModelRecord
@@ -119,7 +121,15 @@ def places_of(texts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
 # %% ../nbs/16_align.ipynb #4f071334
 def second_history(history: Path) -> Path:
     "The history of phase 2, beside that of phase 1."
-    return history.with_name(f"{history.name.split('.')[0]}-2.history.jsonl")
+    return history.with_name(f"{history.name.split('.')[0]}+2.history.jsonl")  # no student's name has a +
+
+
+# %% ../nbs/16_align.ipynb #fcff6080
+def clear_skipped(phases: Mapping[Path, Fit]) -> None:  # history → settings of its phase
+    "Take away the histories that an earlier student of this name left of phases that are left out now."
+    for history, phase in phases.items():
+        if not (phase.steps or phase.epochs):
+            move(history, None)
 
 
 # %% ../nbs/16_align.ipynb #a79143ae
@@ -148,16 +158,16 @@ def align(
     "Align a student with its teacher's vectors, then sharpen it on labelled lists; steps 0 leaves a phase out."
     choose(against, ("student", "teacher"), "passages to contrast with:")
     told = {"mse": mse1, "texts": text_id(json.dumps([texts["query"], texts["passage"]])), "more": fingerprint or {}}
-    done: list[Row] = []
+    done, second = list[Row](), second_history(history)
+    clear_skipped({history: phase1, second: phase2})
     if phase1.steps or phase1.epochs:
         done = train(student, text_rows(texts), AlignLoss(student, mse1), TextCollator(student, targets), phase1,
                      checkpoints=checkpoints / "phase1", history=history, fingerprint=told)  # fmt: skip
     if phase2.steps or phase2.epochs:
-        told |= {"phase1": asdict(phase1), "phase2": [mse2, tau, against]}
         loss, collator = ContrastLoss(student, mse2, tau), ListsCollator(student, targets, places_of(texts), against)
-        second = train(student, lists, loss, collator, phase2, checkpoints=checkpoints / "phase2",
-                       history=second_history(history), fingerprint=told)  # fmt: skip
-        done = done + later(second, done[-1]["step"] if done else 0)
+        more = train(student, lists, loss, collator, phase2, history=second, checkpoints=checkpoints / "phase2",
+                     fingerprint=told | {"phase1": asdict(phase1), "phase2": [mse2, tau, against]})  # fmt: skip
+        done = done + later(more, done[-1]["step"] if done else 0)
     return done
 
 

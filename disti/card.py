@@ -39,6 +39,7 @@ from .manifests import hashes, need, read_facts, read_manifest
 from .records import Known, Row, at, read_rows, write_text
 from .report import about, limits, objective_of, on_hub, public_name, read_parts
 from .results import lineage, outdated, teacher_folder
+from .settings import trained_with
 from .weights import ModelRecord, model_digest, run_model
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def taught_by(student: Student) -> str:  # "" where it had no teacher
 # %% ../nbs/09u_card.ipynb #ccf6668b
 def how_made(student: Student) -> list[str]:
     "Base, teacher, objective and reading, a line each."
-    params, base, gate = student.made.get("params", {}), student.base, student.teacher.get("gate") or {}
+    params, base, gate = trained_with(student.made), student.base, student.teacher.get("gate") or {}
     shown = [
         "epochs" if params.get("epochs") else "steps",
         "batch_size",

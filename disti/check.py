@@ -143,7 +143,7 @@ def mining_words(recipe: Placed) -> Iterator[Finding]:
 def wrong_settings(recipe: Placed) -> Iterator[Finding]:
     "Settings of training, measures and forms of an index that cannot be read: hours later they would stop a run."
     from disti.compact import parse_form
-    from disti.metrics import parse_measure
+    from disti.readings import check_cut
     from disti.settings import read_fit, read_rates
 
     asked: list[tuple[str, str, Callable[[str], Any], list[str]]] = []
@@ -156,7 +156,8 @@ def wrong_settings(recipe: Placed) -> Iterator[Finding]:
         if stage == "align" and not value(recipe, stage, "embedding_teacher", name):
             says = f"{name}.embedding_teacher names no model, and align learns where one puts its texts"
             yield Finding("settings", "stop", says, "name a student above it, a folder or a hub name")
-    both: list[tuple[str, Callable[[str], Any]]] = [("measures", parse_measure), ("compact", parse_form)]
+    cut = partial(check_cut, depth=int(value(recipe, "evaluate", "depth")))
+    both: list[tuple[str, Callable[[str], Any]]] = [("measures", cut), ("compact", parse_form)]
     for key, read in both:
         words = str(value(recipe, "evaluate", key)).split()
         if key == "measures" and not words:

@@ -23,6 +23,7 @@ __all__ = [
     "read_side",
     "check_alike",
     "grids",
+    "data_of",
     "source_of",
     "compare_sides",
     "overall",
@@ -113,6 +114,7 @@ class Measured:
     name: str  # as it was asked for
     values: Mapping[str, float]  # query → value
     on: Mapping[str, Any]  # what it was measured on; to be equal for both sides
+    data: Path | None = None  # folder of the collection, where its run had it
 
 
 # %% ../nbs/09k_decide.ipynb #b4301013
@@ -155,7 +157,11 @@ def read_measured(
     path = need(folder / "measures.jsonl", f"17_evaluate -p model_name {folder.parent.name}")
     rows = read_rows(path, "measure")
     choose(measure, list(dict.fromkeys(row["measure"] for row in rows)), f"measure in {path}:")
-    return Measured(name, {r["query_id"]: r["value"] for r in rows if r["measure"] == measure}, measured_on(path))
+    read = [
+        at(name).parent for name in (read_manifest(path) or {}).get("inputs", {}) if name.endswith("relevance.jsonl")
+    ]
+    values = {r["query_id"]: r["value"] for r in rows if r["measure"] == measure}
+    return Measured(name, values, measured_on(path), next((at for at in read if at.name == folder.name), None))
 
 
 # %% ../nbs/09k_decide.ipynb #8887f73c
@@ -216,11 +222,13 @@ def read_side(
             continue
         folder = model_folder(word, artifacts)
         for path in sorted(folder.glob("*/measures.jsonl")):
-            one = read_measured(path.parent, measure, word)
-            found.setdefault(path.parent.name, []).append(one)
+            found.setdefault(path.parent.name, []).append(read_measured(path.parent, measure, word))
     if not found:
         raise FileNotFoundError(f"nothing was measured of {words!r}; run stage 17_evaluate first")
-    return {name: some for name, some in found.items() if len(some) == len(named)}
+    whole = {name: some for name, some in found.items() if len(some) == len(named)}
+    for name in sorted(found.keys() - whole.keys()):
+        say(f"{name}: measured of {len(found[name])} of {len(named)} trainings of {words}, so no part of the verdict")
+    return whole
 
 
 # %% ../nbs/09k_decide.ipynb #aa19e893
@@ -250,10 +258,17 @@ def grids(
     return ids, x, y
 
 
+# %% ../nbs/09k_decide.ipynb #2f81c0a4
+def data_of(collection: str, one: Measured, data_dir: str = "") -> Path:  # data_dir: ""; where its run had it
+    "The folder of a collection that was measured."
+    return one.data if one.data and not data_dir else at(data_dir or "data") / "eval" / collection
+
+
 # %% ../nbs/09k_decide.ipynb #6efd223e
-def source_of(folder: Path) -> dict[str, str]:  # {} where the collection is not there
+def source_of(folder: Path) -> dict[str, str]:  # {} where the collection is not there, which is said
     "The source of every query of a collection."
     if not (folder / "relevance.jsonl").exists():
+        say(f"no {folder}: what its queries share is not known, so each counts singly. Where it is: --data-dir FOLDER")
         return {}
     return sources(load_collection(folder).qrels, read_rows(folder / "queries.jsonl", "queries"))
 
@@ -344,7 +359,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--resamples", type=int, default=10_000, help="of interval and test (default: 10000)")
     made.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     made.add_argument("--artifacts", default="artifacts", help="folder of all runs (default: artifacts)")
-    made.add_argument("--data-dir", default="data", help="folder of the collections (default: data)")
+    made.add_argument("--data-dir", default="", help="folder of the collections (default: where their run had them)")
     made.add_argument("--json", type=Path, help="write all statistics to this file")
     return made
 
@@ -361,7 +376,7 @@ def compared(asked: argparse.Namespace) -> list[Row]:
     for name in sorted(a.keys() ^ b.keys()) if not asked.collection and a.keys() & b.keys() else ():
         say(f"{name}: measured of {asked.a if name in a else asked.b} alone, so no part of the verdict")
     names = asked.collection or [name for name in a if name in b]
-    shared = {name: source_of(at(asked.data_dir) / "eval" / name) for name in names if name}
+    shared = {name: source_of(data_of(name, a[name][0], asked.data_dir)) for name in names if name}
     if qrels:
         shared[""] = sources(qrels)
     numbers = dict(alpha=asked.alpha, comparisons=asked.comparisons, n=asked.resamples, seed=asked.seed)

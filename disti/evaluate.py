@@ -11,6 +11,7 @@ __all__ = [
     "cut_facts",
     "count",
     "question_findings",
+    "unscored_findings",
     "Evaluation",
     "evaluate",
     "leak_counts",
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .compact import Space, form_search, ms_a_query, parse_form
-from .data import Collection, Run, rows_run, run_rows, unanswerable
+from .data import Collection, Qrels, Run, rows_run, run_rows, unanswerable
 from .evaluation import folded, form_row, write_beside
 from .findings import Finding, say
 from .leaks import clean_queries
@@ -51,7 +52,7 @@ from .manifests import manifest_path, need, read_manifest, wrong
 from .metrics import DEFAULT_MEASURES, mean_measures, measure
 from .names import score_folder
 from .plots import plot_deltas, plot_groups
-from .readings import perfect_scores, tell_reading
+from .readings import check_cut, perfect_scores, tell_reading
 from .records import Row, read_rows, write_rows
 from .refusal import tell_refusal
 from .retention import tell_retention
@@ -178,6 +179,22 @@ def question_findings(collection: Collection, itself: Mapping[str, set[str]]) ->
     return found
 
 
+# %% ../nbs/17_evaluate.ipynb #70ab65b5
+def unscored_findings(name: str, pool: tuple[Sequence[Row], Run] | None, qrels: Qrels) -> list[Finding]:
+    "Judged queries that a teacher has scored nothing of; pool: of `teacher_search`, None for another model."
+    if pool is None:
+        return []
+    has, none = {row["query_id"] for row in pool[0] if row["doc_ids"]}, set(unanswerable(qrels))
+    asked = [query_id for query_id in qrels if query_id not in none]
+    if not (lost := [query_id for query_id in asked if query_id not in has]):
+        return []
+    says = (
+        f"{name} scored nothing of {len(lost)} of {len(asked)} judged queries, first {lost[0]!r}; there its ranking is "
+    )
+    remedy = "mine and score the queries that are evaluated: max_eval_queries, max_docs and seed as in mining"
+    return [Finding("teacher", "warn", f"{says}the untrained student's", remedy, {"queries": len(lost)})]
+
+
 # %% ../nbs/17_evaluate.ipynb #18f9963e
 @dataclass(frozen=True)
 class Evaluation:
@@ -201,6 +218,8 @@ def evaluate(
     seconds: Mapping[str, float] = {},  # spent before  # noqa: B006
 ) -> Evaluation:
     "Search every judged query and measure what was found."
+    for each in measures:
+        check_cut(each, depth, len(collection.corpus))
     spent = dict(seconds)
     with timed(spent, "search"):
         found = searched(search, depth, itself, chunked=chunked)

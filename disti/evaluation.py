@@ -39,6 +39,7 @@ from .compact import Space, index_bytes, parse_form
 from .data import Collection, Qrels, Run, load_collection, parent
 from .manifests import manifest_path, need, read_facts, read_manifest, wrong
 from .metrics import mean_measures
+from .names import score_folder
 from .pairs import self_matches
 from .readings import candidate_recall, ceiling, tie_range
 from .records import Row, read_rows, replacing, write_text
@@ -96,9 +97,11 @@ def results_beside(
     used: list[Path],
     passages: int = 0,  # of the corpus that it searched; 0: any
 ) -> dict[str, list[Row]]:  # "untrained", "teacher" → their measures, where they are finished and of such a corpus
-    "The two that a student stands between."
-    others = [other for other in ("untrained", "teacher") if name not in ("bm25", "untrained", "teacher")]
-    places = {other: home / "results" / other / collection / f"measures{ending}.jsonl" for other in others}
+    "The two that a student stands between: the untrained one, and the teacher that it learnt from."
+    others = [] if name in ("bm25", "untrained") or score_folder(name) else ["untrained", "teacher"]
+    named = {"teacher": teacher_folder(home, name).name.replace("-score", "", 1)} if others else {}
+    folders = {other: home / "results" / named.get(other, other) / collection for other in others}
+    places = {other: folder / f"measures{ending}.jsonl" for other, folder in folders.items()}
     sizes = {other: (read_manifest(path) or {}).get("counts", {}).get("passages") for other, path in places.items()}
     alike = [other for other in others if passages in (0, sizes[other]) or sizes[other] is None]
     found = {other: finished(places[other], "measure", used) for other in alike}

@@ -7,6 +7,7 @@ __all__ = [
     "PARTS_OF_DATA",
     "Made",
     "measure_files",
+    "left_out",
     "collection_folder",
     "of_this_model",
     "alike",
@@ -23,7 +24,7 @@ __all__ = [
 
 # %% ../nbs/09p_made.ipynb #1249efc4
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from .comparison import comparison_md, comparison_of
 from .data import Collection, load_collection, rows_run, texts
 from .decide import Measured, check_alike, measured_on
 from .distance import add_error, add_features, agreement, gap_rows, gap_summary
-from .findings import md_text
+from .findings import Finding, md_text
 from .leaks import leak_files, run_leaking
 from .lost import lost_md, lost_rows, lost_slices, query_features
 from .manifests import file_hash, manifest_path, need, read_manifest, reading
@@ -79,6 +80,20 @@ def measure_files(
         for name, paths in whole.items()
         if name == lead or {main, baseline} <= {path.parts[-3] for path in paths}
     }
+
+
+# %% ../nbs/09p_made.ipynb #556a476d
+def left_out(home: Path, compared: Container[str], main: str, baseline: str) -> list[Finding]:
+    "Collections that were measured, and are not compared."
+    found: dict[str, set[str]] = {}
+    for path in sorted((home / "results").glob("*/*/measures.jsonl")):
+        found.setdefault(path.parts[-2], set()).add(path.parts[-3])
+    return [
+        Finding("compare", "warn", f"{name} was measured, but not of {' and '.join(lost)}: it is not compared",
+                f"disti run evaluate -p run {home.name} -p collection {name} -p model_name {lost[0]}")
+        for name, models in found.items()
+        if name not in compared and (lost := [model for model in (main, baseline) if model not in models])
+    ]  # fmt: skip
 
 
 # %% ../nbs/09p_made.ipynb #053a479e
@@ -150,7 +165,8 @@ def made_comparison(
     }
     inputs = [*(path for paths in files.values() for path in paths), *data, *leak_files(home)]
     asked = list(dict.fromkeys(row["query_id"] for row in rows))
-    return Made(written, inputs, {"findings": source_findings(asked, more["sources"])})
+    noticed = source_findings(asked, more["sources"]) + left_out(home, files, main, baseline)
+    return Made(written, inputs, {"findings": noticed})
 
 
 # %% ../nbs/09p_made.ipynb #f8ed3631

@@ -53,6 +53,7 @@ from .findings import SEVERITIES, html_text, read_findings
 from .names import score_folder
 from .plots import MAIN, OTHER, SOFT, drawing, figure_html, p_text, plot_deltas, plot_scores, signed
 from .records import Row, RowError, at, read_rows
+from .settings import trained_with
 from .stats import paired_values
 
 if TYPE_CHECKING:
@@ -221,9 +222,8 @@ def about(
     if model in SAID or score_folder(model):
         members = " + ".join(f"{member['weight']:.2f} {member['name']}" for member in teacher.get("members", []))
         return SAID.get(model, SAID["teacher"]) + (f": {members}" if model == "teacher" and members else "")
-    params = (made := manifests.get(f"models/{model}", {"stage": "", "params": {}}))["params"]
-    other = f"trained on the scores of teacher-{params.get('scores')}"  # of a further teacher
-    learnt = other if params.get("scores") else TAUGHT.get(made["stage"], "")
+    params = trained_with(made := manifests.get(f"models/{model}", {"stage": "", "params": {}}))
+    learnt = f"trained on the scores of teacher-{by}" if (by := params.get("scores")) else TAUGHT.get(made["stage"], "")
     taught = " ".join([learnt, *(public_name(str(params[key])) for key in FROM if params.get(key))])
     budget = [f"{params[key]:g} {key}" for key in ("epochs", "steps") if params.get(key)]
     layers = f"layers {params['layers']}" if params.get("layers") else ""
@@ -235,8 +235,8 @@ def about(
 # %% ../nbs/09g_report.ipynb #92f11c40
 def objective_of(made: Row) -> str:
     "The objective of a trained model, in the words that a recipe takes; what was fixed before the first step included."
-    told = made.get("objective") or made.get("facts", {}).get("objective") or made.get("params", {}).get("loss", "")
-    return str(told)
+    told = {**made.get("facts", {}), **made}.get("objective")
+    return str(told or made.get("params", {}).get("loss", ""))
 
 
 # %% ../nbs/09g_report.ipynb #71ac3be7

@@ -48,7 +48,7 @@ from .findings import plain
 from .names import name_fault
 from .recipe import run_values
 from .records import Row, choose, project_root, read_partial, replacing, write_rows
-from .stage import check_params, code_cells, find_stage, short, stage_params, stages, unquoted
+from .stage import check_params, code_cells, find_stage, known_params, short, stage_params, stages, unquoted
 from .terminal import Lines, patiently
 from .warm import kernel_name
 
@@ -278,7 +278,8 @@ def params_command(words: list[str] | None = None) -> None:
         "disti params", description="List the parameters of a stage: name, type, default, meaning."
     )
     parser.add_argument("stage", help="a name or number from `disti stages`, or the path of a notebook")
-    found = stage_params(parser.parse_args(words).stage)
+    stage = parser.parse_args(words).stage
+    found = stage_params(stage) | known_params(stage)  # its own first, then what goes into fit
     width = max(map(len, found), default=0)
     wide = max((len(repr(parameter.default)) for parameter in found.values()), default=0)
     for name, parameter in found.items():

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "WEIGHTS",
+    "MOST",
     "TELLS",
     "LOCAL",
     "corpus_of",
@@ -13,6 +14,7 @@ __all__ = [
     "refusal_of",
     "threshold_of",
     "dev_of",
+    "answered_by",
     "weighed_on_dev",
     "teachers_of",
     "made_alike",
@@ -37,12 +39,12 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import Collection, Qrels, load_collection, texts
+from .data import Collection, Qrels, load_collection, parent, texts
 from .embeddings import teacher_digest
 from .evaluation import model_of
 from .findings import Finding, tell
@@ -81,6 +83,7 @@ def corpus_of(
 
 # %% ../nbs/09v_serving.ipynb #f9899cc3
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
+MOST = 200  # queries that are asked
 
 
 def weigh(
@@ -88,7 +91,7 @@ def weigh(
     queries: Mapping[str, str],
     qrels: Qrels,
     itself: Mapping[str, set[str]] = {},  # query → passages that are the question, of `self_matches`  # noqa: B006
-    most: int = 200,  # queries
+    most: int = MOST,  # queries
 ) -> tuple[float, dict[float, float]]:
     "The weight that dev prefers, and nDCG@10 by weight."
     from disti.searching import Ask
@@ -144,11 +147,30 @@ def dev_of(home: Path) -> tuple[dict[str, str], Qrels]:
 
 
 # %% ../nbs/09v_serving.ipynb #54b73fad
-def weighed_on_dev(home: Path, searcher: "Searcher", collection: Collection) -> Row:
+def answered_by(doc_ids: Container[str], qrels: Qrels) -> Qrels:
+    "Judgements of whole passages that an index holds, of the queries that have their answer there."
+    found: Qrels = {}
+    for query_id, docs in qrels.items():
+        for doc_id, grade in docs.items():
+            place = doc_id if doc_id in doc_ids else parent(doc_id)  # mining may have judged chunks
+            if place in doc_ids:
+                grades = found.setdefault(query_id, {})
+                grades[place] = max(grade, grades.get(place, grade))
+    return {query_id: docs for query_id, docs in found.items() if max(docs.values()) > 0}
+
+
+# %% ../nbs/09v_serving.ipynb #c64ca6ad
+def weighed_on_dev(home: Path, searcher: "Searcher", collection: Collection) -> Row:  # {} where dev cannot tell
     "What the dev queries of a run say of the weight of words."
-    queries, qrels = dev_of(home)
+    queries, judged = dev_of(home)
+    if not (qrels := answered_by(searcher.at, judged)):
+        says = (
+            f"none of {len(judged)} dev queries has its answer in the index, so they say nothing of the weight of words"
+        )
+        tell([Finding("index", "note", says, "say it yourself: --hybrid-weight")])
+        return {}
     weight, _ = weigh(searcher, queries, qrels, self_matches(queries, replace(collection, qrels=qrels)))
-    return {"hybrid_weight": weight, "hybrid_from": f"{len(queries)} dev queries"}
+    return {"hybrid_weight": weight, "hybrid_from": f"{min(MOST, len(qrels))} dev queries"}
 
 
 # %% ../nbs/09v_serving.ipynb #484046b0

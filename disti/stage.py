@@ -44,6 +44,7 @@ __all__ = [
 # %% ../nbs/09a_stage.ipynb #990d225a
 import argparse
 import ast
+import inspect
 import io
 import json
 import math
@@ -62,7 +63,7 @@ from .names import name_fault, text_fault
 from .reach import PACKAGE, code_hash, plain_code, reach
 from .records import choose
 from .scales import TRAINS
-from .settings import Fit
+from .settings import Fit, fit_parts
 from .weights import check_address
 
 
@@ -322,9 +323,12 @@ def unquoted(text: str) -> str:
 @cache
 def fit_fields() -> dict[str, Parameter]:
     "The trainer's settings; lists of numbers are texts, as in a parameters cell."
+    told = dict(re.findall(r"^ +(\w+): [^#\n]*# (.+)$", inspect.getsource(Fit), re.M))
     return {
-        field.name: Parameter("" if isinstance(field.default, tuple) else field.default, "a setting of training")
-        for field in fields(Fit)
+        one.name: Parameter(
+            "" if isinstance(one.default, tuple) else one.default, f"in fit: {told.get(one.name, one.name)}"
+        )
+        for one in fields(Fit)
     }
 
 
@@ -338,7 +342,8 @@ def fold_fit(
     if not loose:
         return dict(values)
     text = str(values.get("fit", known["fit"].default))
-    pairs = {part.partition("=")[0].strip(): part.partition("=")[2].strip() for part in text.split(",") if part.strip()}
+    parts = [part.partition("=") for part in fit_parts(text)]
+    pairs = {name.strip(): value.strip() for name, _, value in parts}
     pairs |= {key: str(value) for key, value in loose.items()}
     rest = {key: value for key, value in values.items() if key not in loose}
     return rest | {"fit": ", ".join(f"{key}={value}" for key, value in pairs.items())}
