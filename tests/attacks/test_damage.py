@@ -20,6 +20,11 @@ def files_of(home: Path) -> list[Path]:
     return [(each / name if each.is_dir() else each) for each in stamped(home) for name in hashes(each)]
 
 
+def late(path: Path) -> bool:
+    "Is it of a job behind which few others run? What is found is found in the same way everywhere."
+    return bool({"results", "gap", "case-study", "student-score", "small-labels"} & set(path.parts))
+
+
 def delete(path: Path, rng: random.Random, home: Path) -> None:
     path.unlink()
 
@@ -86,14 +91,14 @@ def state(home: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_random_damage_is_found_and_mended(stage_files: Path, tally) -> None:
-    "Ten, each on its own with a run between; or three kinds at once."
+    "Ten, anywhere, each on its own with a run between; or three kinds at once, where little hangs on it."
     before, table = state(stage_files), (stage_files / "results" / "comparison.json").read_bytes()
     rng, lost, wrong_, tries = random.Random(7), 0, 0, 0
     rounds = [[kind] for kind in (KINDS + KINDS)[:10]] if FULL else [[alter, delete_both, torn_manifest]]
     for kinds in rounds:
         for kind in kinds:
             tries += 1
-            kind(rng.choice(files_of(stage_files)), rng, stage_files)
+            kind(rng.choice([path for path in files_of(stage_files) if FULL or late(path)]), rng, stage_files)
         said = pipeline()
         lost += "nothing to do: every result is up to date" in said
         wrong_ += (stage_files / "results" / "comparison.json").read_bytes() != table
