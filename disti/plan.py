@@ -16,7 +16,7 @@ __all__ = [
     "Job",
     "weights_in",
     "millions",
-    "steps_of",
+    "read_by",
     "texts_of",
     "jobs_of",
     "spent",
@@ -57,7 +57,7 @@ from .places import Placed, read_placed
 from .recipe import data_files, evaluation_files, read_recipe, resolve_recipe, run_recipe, value, variant_of
 from .records import at, choose
 from .results import results_of
-from .settings import read_rates
+from .settings import Fit, read_fit, read_rates
 from .stage import find_stage, stage_params
 from .streams import stream_rows
 
@@ -149,10 +149,12 @@ def millions(name: str) -> float:
 
 
 # %% ../nbs/09w_plan.ipynb #89813b91
-def steps_of(values: Mapping[str, Any], stage: str, n: int) -> int:  # n: lists or texts of an epoch
-    "Optimizer steps of a training."
-    told = {key: values.get(key, stage_params(stage)[key].default) for key in ("steps", "epochs", "batch_size")}
-    return round(told["epochs"] * n / told["batch_size"]) if told["epochs"] else int(told["steps"])
+def read_by(values: Mapping[str, Any], stage: str, n: int) -> int:  # n: lists or texts of an epoch
+    "How many lists or texts a training reads, all its steps together; what fit says goes above the others."
+    keys = ("steps", "epochs", "batch_size")
+    told = {key: values.get(key, stage_params(stage)[key].default) for key in keys}
+    how = read_fit(str(values.get("fit", "")), Fit(**told))
+    return round(how.epochs * n) if how.epochs else how.steps * how.accumulate * how.batch_size
 
 
 # %% ../nbs/09w_plan.ipynb #2c476663
@@ -169,11 +171,11 @@ def texts_of(
         return has["test"] * has["depth"] + train * ("train" in told["splits"].split()), False
     if stage in ("teach", "distill", "lora", "absorb"):
         each = int(told.get("n_negatives", told.get("candidates", 4))) + 1 + (stage != "teach")
-        steps = steps_of(values, stage, has["train"]) * max(1, len(read_rates(str(told.get("rates", "")))))
-        return steps * int(told["batch_size"]) * each, True
+        times = max(1, len(read_rates(str(told.get("rates", "")))))
+        return read_by(values, stage, has["train"]) * times * each, True
     if stage == "align":
-        steps = steps_of(values, stage, has["train"] * has["each"])
-        return steps * told["batch_size"] + told["steps2"] * told["batch_size2"] * (has["each"] + 1), True
+        first = read_by(values, stage, has["train"] * has["each"])
+        return first + told["steps2"] * told["batch_size2"] * (has["each"] + 1), True
     searched = {"synthesize": has["documents"], "mine": has["passages"] + has["train"] + has["test"]}
     name = str(told.get("model_name", ""))
     searched["evaluate"] = 0 if name == "bm25" or score_folder(name) else has["passages"] + has["test"]
