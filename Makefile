@@ -18,8 +18,8 @@ demo: $(READY)  ## run the main job on real text and real weights: table and rep
 	$(BIN)/disti pipeline recipes/demo.yaml --set seed=$(SEED) $(if $(filter-out demo,$(RUN)),--set run=$(RUN))
 
 test: $(READY)  ## every notebook, the whole path at smoke size, style, types, the site in a browser
-	@echo "test: notebooks, smoke pipeline, architecture, documentation (about 30 minutes on 2 cores)"
-	$(BIN)/pytest -n 3
+	@echo "test: notebooks, smoke pipeline, architecture, documentation (about 35 minutes on 2 cores)"
+	$(BIN)/pytest -n auto --maxprocesses 2
 
 quick: $(READY)  ## the rules of the house, style, types, and the library notebooks that changed against main
 	@$(BIN)/pytest -q -m quick
