@@ -133,6 +133,15 @@ OBJECTIVES: dict[str, Callable[[int, Path], tuple[SentenceTransformer, Row]]] = 
         f"cross-encoder-lora: adapter, lr {lr:g}": partial(over_logits, *RAW["cross-encoder-lora"], lr=lr)
         for lr in (2e-4, 1e-3)
     },
+    **{
+        f"cross-encoder-lora: {name}, adapter": partial(
+            over_logits, RAW["cross-encoder-lora"][0].partition(" + ")[0] + more, options.candidates - 1, lr=2e-4
+        )
+        for name, more in (
+            ("its KL alone", ""),
+            ("targets in reach", " + 0.3 contrastive_margin(target=0.53) + 0.4 negative_penalty(limit=0.47)"),
+        )
+    },
     "projection: both phases": partial(aligned, (steps // 2, steps - steps // 2)),
     "hybrid-selective": hybrid_selective,
 }
